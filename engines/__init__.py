@@ -1,0 +1,1 @@
+"""Turns rows into rows on a device; knows no protocol, no routes and no Redis."""

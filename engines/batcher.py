@@ -1,0 +1,300 @@
+"""The asyncio driver of one BatchQueue and the instances behind it.
+
+Knows time, timers and threads; knows no protocol and no route. Every decision is the queue's:
+this file asks it at the right moments and hands batches to instances. Read first: batch_queue.py.
+
+A request is answered exactly once, through `on_done`, on the event loop: with an `Executed`, or
+with an exception. Everything happens in callbacks: no coroutine, task or future per request.
+
+When the queue is asked: once per loop tick after submissions (so that requests read from the
+sockets in one tick can share a batch), when an instance becomes free, and when the oldest request's
+delay passes. When deadlines are looked at: by one timer, set to the earliest.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+from engines.base import BatchPolicy, ModelMetadata
+from engines.batch_queue import Batch, BatchQueue, QueuedRequest, QueueIsFull, QueueStatistics
+from engines.deadlines import DeadlineIndex
+from engines.errors import Cancelled, DeadlineExpired, EngineError, QueueFull, VersionNotReady
+from engines.instance import BatchResult, Instance
+from engines.signature import Signature
+from engines.tensors import Tensor
+
+
+@dataclass(slots=True, kw_only=True)
+class Executed:
+    """A request's answer and where its time went."""
+
+    outputs: tuple[Tensor, ...]
+    """In the model's order; views of the batch's output."""
+    queue_ns: int
+    input_ns: int
+    """This and the two below: of the whole batch, which the request shared."""
+    infer_ns: int
+    output_ns: int
+    batch_rows: int
+    batch_number: int
+    """Counts the batches of this version; equal for requests that ran together."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BatchReport:
+    """One finished batch, for metrics."""
+
+    rows: int
+    requests: int
+    reason: str
+    infer_ns: int
+    isolated: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BatcherStatistics:
+    """Conservation: accepted = answered + failed + expired + cancelled + in_flight."""
+
+    queue: QueueStatistics
+    accepted: int
+    answered: int
+    failed: int
+    expired: int
+    cancelled: int
+    in_flight: int
+    """Accepted and not yet answered: queued, or in a running batch."""
+    busy_instances: int
+    instances: int
+
+
+class Batcher:
+    """Batches the requests of one model version and runs them on its instances.
+
+    Latency contract: a request accepted by `submit` starts after at most
+    ``max(max_queue_delay_us, time of ceil(max_queue_rows / max_batch_size / instances) batches)``,
+    or fails with DeadlineExpired at its deadline, queued or executing.
+
+    At the limit: `submit` raises QueueFull; nothing that was accepted is dropped.
+
+    Invariants: queued rows <= max_queue_rows; an instance runs at most one batch; each accepted
+    request is answered exactly once, also on cancellation, expiry and drain.
+
+    Cancellation: a queued request leaves the queue and never reaches the engine; one that is
+    executing is computed and its answer discarded. Neighbours are never affected.
+
+    Use from the event loop's thread only. Source of the semantics: Triton core,
+    dynamic_batch_scheduler.cc; TensorFlow basic_batch_scheduler.h for the form of this contract.
+    """
+
+    def __init__(
+        self,
+        *,
+        model: str,
+        version: str,
+        policy: BatchPolicy,
+        instances: Sequence[Instance],
+        on_batch: Callable[[BatchReport], None] | None = None,
+    ) -> None:
+        self.policy = policy
+        self._model = model
+        self._version = version
+        self._loop = asyncio.get_running_loop()
+        self._queue = BatchQueue(policy)
+        self._deadlines = DeadlineIndex()
+        self._instances = tuple(instances)
+        self.metadata: ModelMetadata = self._instances[0].engine.metadata
+        self.signature = Signature(model, self.metadata)
+        self._idle = deque(self._instances)
+        self._on_batch = on_batch
+        self._is_dispatch_scheduled = False
+        self._delay_timer: asyncio.TimerHandle | None = None
+        self._deadline_timer: asyncio.TimerHandle | None = None
+        self._deadline_timer_ns = 0
+        self._drained: asyncio.Event | None = None
+        self._batch_number = 0
+        self._accepted = self._answered = self._failed = self._expired = self._cancelled = 0
+
+    def __repr__(self) -> str:
+        return f"<Batcher {self._model}/{self._version} {self._queue!r}>"
+
+    def submit(self, request: QueuedRequest) -> None:
+        """Accept a request, whose `on_done` will be called once, or refuse it.
+
+        Raises:
+            QueueFull: the queue's bound would be exceeded.
+            VersionNotReady: the batcher is draining.
+        """
+        if self._drained is not None:
+            why = "it is being unloaded"
+            raise VersionNotReady(model=self._model, version=self._version, why=why)
+        try:
+            self._queue.push(request)
+        except QueueIsFull as full:
+            raise QueueFull(
+                model=self._model, version=self._version, limit=full.limit, unit=full.unit
+            ) from None
+        self._accepted += 1
+        if request.deadline_ns is not None:
+            self._deadlines.add(request)
+            self._set_deadline_timer(request.deadline_ns)
+        if not self._is_dispatch_scheduled and self._idle:
+            self._is_dispatch_scheduled = True
+            self._loop.call_soon(self._dispatch)
+
+    def cancel(self, request: QueuedRequest) -> None:
+        """Give up a request: `on_done` is called with Cancelled, unless it is already answered."""
+        if not request.is_done:
+            self._queue.remove(request)
+            self._resolve(request, Cancelled())
+
+    async def drain(self) -> None:
+        """Refuse new requests and return when every accepted one is answered."""
+        if self._drained is None:
+            self._drained = asyncio.Event()
+            self._queue.is_draining = True
+        self._check_drained()
+        self._dispatch()
+        await self._drained.wait()
+
+    async def close(self) -> None:
+        """Drain, then close the instances, each in its own thread."""
+        await self.drain()
+        self._stop_timers()
+        for instance in self._instances:
+            await self._loop.run_in_executor(None, instance.close)
+
+    def statistics(self) -> BatcherStatistics:
+        """Return a frozen copy of the counters."""
+        settled = self._answered + self._failed + self._expired + self._cancelled
+        return BatcherStatistics(
+            queue=self._queue.statistics(),
+            accepted=self._accepted,
+            answered=self._answered,
+            failed=self._failed,
+            expired=self._expired,
+            cancelled=self._cancelled,
+            in_flight=self._accepted - settled,
+            busy_instances=len(self._instances) - len(self._idle),
+            instances=len(self._instances),
+        )
+
+    def _dispatch(self) -> None:
+        """Start every batch that is due while an instance is idle; set the timer for the rest."""
+        self._is_dispatch_scheduled = False
+        while self._idle:
+            batch = self._queue.take(time.monotonic_ns())
+            if batch is None:
+                self._set_delay_timer()
+                return
+            instance = self._idle.popleft()
+            instance.start(batch, partial(self._hand_back, instance, batch))
+
+    def _hand_back(self, instance: Instance, batch: Batch, result: BatchResult) -> None:
+        """Bring a result to the event loop. Runs in the instance's thread."""
+        try:
+            self._loop.call_soon_threadsafe(self._finish, instance, batch, result)
+        except RuntimeError:
+            # The loop is closed: the process is past its drain limit and nobody waits any more.
+            return
+
+    def _finish(self, instance: Instance, batch: Batch, result: BatchResult) -> None:
+        self._idle.append(instance)
+        self._batch_number += 1
+        self._dispatch()  # the instance works on while the answers are sent
+        for request, outcome in zip(batch.requests, result.outcomes, strict=True):
+            if request.is_done:
+                continue
+            if isinstance(outcome, EngineError):
+                self._resolve(request, outcome)
+                continue
+            executed = Executed(
+                outputs=outcome,
+                queue_ns=result.started_ns - request.enqueued_ns,
+                input_ns=result.input_ns,
+                infer_ns=result.infer_ns,
+                output_ns=result.output_ns,
+                batch_rows=batch.rows,
+                batch_number=self._batch_number,
+            )
+            self._resolve(request, executed)
+        if self._on_batch is not None:
+            report = BatchReport(
+                rows=batch.rows,
+                requests=len(batch.requests),
+                reason=batch.reason,
+                infer_ns=result.infer_ns,
+                isolated=result.isolated,
+            )
+            self._on_batch(report)
+
+    def _resolve(self, request: QueuedRequest, outcome: Executed | EngineError) -> None:
+        """Answer a request that is not yet answered; the only place that calls `on_done`."""
+        request.is_done = True
+        self._deadlines.discard(request)
+        if isinstance(outcome, Executed):
+            self._answered += 1
+        elif isinstance(outcome, DeadlineExpired):
+            self._expired += 1
+        elif isinstance(outcome, Cancelled):
+            self._cancelled += 1
+        else:
+            self._failed += 1
+        try:
+            request.on_done(outcome)
+        except Exception as exc:  # a caller's fault must not cost its neighbours their answers
+            context = {"message": "a reply callback failed", "exception": exc}
+            self._loop.call_exception_handler(context)
+        self._check_drained()
+
+    def _check_drained(self) -> None:
+        if self._drained is not None:
+            settled = self._answered + self._failed + self._expired + self._cancelled
+            if settled == self._accepted and len(self._idle) == len(self._instances):
+                self._drained.set()
+
+    def _set_delay_timer(self) -> None:
+        due_ns = self._queue.next_due_ns()
+        if self._delay_timer is not None:
+            self._delay_timer.cancel()
+            self._delay_timer = None
+        if due_ns is not None:
+            self._delay_timer = self._call_at(due_ns, self._dispatch)
+
+    def _set_deadline_timer(self, deadline_ns: int) -> None:
+        if self._deadline_timer is not None:
+            if self._deadline_timer_ns <= deadline_ns:
+                return
+            self._deadline_timer.cancel()
+        self._deadline_timer_ns = deadline_ns
+        self._deadline_timer = self._call_at(deadline_ns, self._expire)
+
+    def _expire(self) -> None:
+        self._deadline_timer = None
+        now_ns = time.monotonic_ns()
+        for request in self._deadlines.expired(now_ns):
+            stage = "queued" if self._queue.remove(request) else "executing"
+            waited_ns = now_ns - request.enqueued_ns
+            self._resolve(
+                request,
+                DeadlineExpired(
+                    model=self._model, version=self._version, stage=stage, waited_ns=waited_ns
+                ),
+            )
+        next_ns = self._deadlines.next_ns()
+        if next_ns is not None:
+            self._set_deadline_timer(next_ns)
+
+    def _call_at(self, instant_ns: int, callback: Callable[[], None]) -> asyncio.TimerHandle:
+        """Set a timer for a monotonic instant, never early: loop timers may round down."""
+        delay_s = max(0, instant_ns - time.monotonic_ns()) / 1e9
+        return self._loop.call_later(delay_s + 0.0005 if delay_s else 0.0, callback)
+
+    def _stop_timers(self) -> None:
+        for timer in (self._delay_timer, self._deadline_timer):
+            if timer is not None:
+                timer.cancel()

@@ -1,0 +1,137 @@
+"""A deterministic engine with scripted latency and faults, for tests, docs and load tests.
+
+Shipped and loaded like any other: a version folder holds `model.json`, such as
+
+    {"inputs":  [{"name": "x", "datatype": "FP32", "shape": [-1, 4]}],
+     "outputs": [{"name": "y", "datatype": "FP32", "shape": [-1, 4]}],
+     "max_batch_size": 8, "latency_ms": 2.0, "per_row_ms": 0.1, "fail_on": 13}
+
+Output number i is input number i (modulo their count), element for element: an answer proves which
+request it belongs to. `fail_on` makes a batch raise if any of its numeric inputs holds that value;
+`bad_on` does the same with an error of the caller's.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from engines.base import EngineConfig, ModelMetadata, TensorSpec
+from engines.errors import EngineClosed, InvalidInput, ModelLoadError
+from engines.tensors import BYTES, DATATYPES, Array
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Script:
+    """What the fake does when it is called."""
+
+    latency_s: float = 0.0
+    per_row_s: float = 0.0
+    fail_on: float | None = None
+    """A batch holding this value raises a foreign exception."""
+    bad_on: float | None = None
+    """A batch holding this value raises InvalidInput."""
+
+
+def load(path: Path, config: EngineConfig) -> FakeEngine:
+    """Load a script file.
+
+    Raises:
+        ModelLoadError: it is no JSON, or names an unknown datatype.
+    """
+    try:
+        # Any: the file is free JSON; the constructor below is its check.
+        document = json.loads(path.read_text())
+        inputs, outputs = (
+            tuple(
+                TensorSpec(name=t["name"], datatype=t["datatype"], shape=tuple(t["shape"]))
+                for t in document[side]
+            )
+            for side in ("inputs", "outputs")
+        )
+    except (ValueError, KeyError, TypeError) as exc:
+        raise ModelLoadError(f"{path.name} does not load: {exc!r}") from exc
+    for spec in (*inputs, *outputs):
+        if spec.datatype not in DATATYPES:
+            raise ModelLoadError(f"{spec.name!r} has the unknown datatype {spec.datatype!r}")
+    batch = document.get("max_batch_size", config.default_max_batch_size)
+    script = Script(
+        latency_s=document.get("latency_ms", 0) / 1e3,
+        per_row_s=document.get("per_row_ms", 0) / 1e3,
+        fail_on=document.get("fail_on"),
+        bad_on=document.get("bad_on"),
+    )
+    rows = batch if config.max_batch_size is None else config.max_batch_size
+    return FakeEngine(inputs=inputs, outputs=outputs, max_batch_size=rows, script=script)
+
+
+class FakeEngine:
+    """Answers every output with an input's elements, after the scripted time."""
+
+    def __init__(
+        self,
+        *,
+        inputs: tuple[TensorSpec, ...],
+        outputs: tuple[TensorSpec, ...],
+        max_batch_size: int = 8,
+        script: Script | None = None,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        self.script = script or Script()
+        self.batches_run = 0
+        self.rows_run = 0
+        self._sleep = sleep
+        self._is_closed = False
+        self._metadata = ModelMetadata(
+            inputs=inputs,
+            outputs=outputs,
+            max_batch_size=max_batch_size,
+            platform="fake",
+            engine="fake 1",
+            device="cpu",
+        )
+
+    @property
+    def metadata(self) -> ModelMetadata:
+        """The scripted signature."""
+        return self._metadata
+
+    def infer(self, batch: Mapping[str, Array]) -> dict[str, Array]:
+        """Sleep, fail or echo, as scripted."""
+        if self._is_closed:
+            raise EngineClosed
+        arrays = [batch[spec.name] for spec in self._metadata.inputs]
+        rows = arrays[0].shape[0] if self._metadata.max_batch_size and arrays else 1
+        self.batches_run += 1
+        self.rows_run += rows
+        script = self.script
+        if pause_s := script.latency_s + rows * script.per_row_s:
+            self._sleep(pause_s)
+        for array in arrays:
+            if script.fail_on is not None and _holds(array, script.fail_on):
+                raise RuntimeError("scripted failure")
+            if script.bad_on is not None and _holds(array, script.bad_on):
+                raise InvalidInput(f"the model cannot take the value {script.bad_on:g}")
+        return {
+            spec.name: _convert(arrays[n % len(arrays)], spec)
+            for n, spec in enumerate(self._metadata.outputs)
+        }
+
+    def close(self) -> None:
+        """Refuse further batches."""
+        self._is_closed = True
+
+
+def _holds(array: Array, value: float) -> bool:
+    return array.dtype != object and bool((array == value).any())
+
+
+def _convert(array: Array, spec: TensorSpec) -> Array:
+    if spec.datatype == BYTES or array.dtype == object:
+        return array.copy()
+    return np.array(array, DATATYPES[spec.datatype].dtype)

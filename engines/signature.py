@@ -1,0 +1,113 @@
+"""Checks a request's tensors against a model's signature, once for every engine and protocol.
+
+Knows shapes and datatypes only. Every refusal names the field, so that a caller can mend it
+without reading a server log.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from engines.base import ModelMetadata, TensorSpec
+from engines.errors import InvalidInput
+from engines.tensors import Tensor, check_data
+
+ShapeKey = tuple[tuple[int, ...], ...]
+
+
+class Signature:
+    """The checked form of one version's metadata.
+
+    `order` puts a request's inputs into the model's order and returns how many rows it has;
+    `shape_key` tells which requests may share a batch.
+    """
+
+    __slots__ = ("_batched", "_max_rows", "_model", "_outputs", "_specs", "_varies")
+
+    def __init__(self, model: str, metadata: ModelMetadata) -> None:
+        self._model = model
+        self._specs = metadata.inputs
+        self._outputs = frozenset(spec.name for spec in metadata.outputs)
+        self._max_rows = metadata.max_batch_size
+        self._batched = metadata.max_batch_size > 0
+        first = 1 if self._batched else 0
+        self._varies = any(-1 in spec.shape[first:] for spec in metadata.inputs)
+
+    def order(self, inputs: Sequence[Tensor]) -> tuple[tuple[Tensor, ...], int]:
+        """Return the inputs in the model's order, and their rows (1 without a batch axis).
+
+        Raises:
+            InvalidInput: a name, datatype, shape, byte count or row count that does not fit.
+        """
+        specs = self._specs
+        if len(specs) == 1 and len(inputs) == 1 and inputs[0].name == specs[0].name:
+            ordered: tuple[Tensor, ...] = (inputs[0],)
+        else:
+            ordered = self._by_name(inputs)
+        rows = 1
+        for position, (spec, tensor) in enumerate(zip(specs, ordered, strict=True)):
+            _check_tensor(spec, tensor)
+            if self._batched:
+                rows = self._check_rows(tensor, rows if position else None)
+        return ordered, rows
+
+    def _by_name(self, inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        given: dict[str, Tensor] = {}
+        for tensor in inputs:
+            if tensor.name in given:
+                raise InvalidInput(f"input {tensor.name!r} is given twice")
+            given[tensor.name] = tensor
+        wanted = [spec.name for spec in self._specs]
+        for name in given:
+            if name not in wanted:
+                known = ", ".join(repr(n) for n in wanted)
+                raise InvalidInput(f"unexpected input {name!r}: {self._model!r} takes {known}")
+        for name in wanted:
+            if name not in given:
+                raise InvalidInput(f"input {name!r} is missing: {self._model!r} needs it")
+        return tuple(given[name] for name in wanted)
+
+    def _check_rows(self, tensor: Tensor, expected: int | None) -> int:
+        rows = tensor.shape[0]
+        if rows == 0:
+            raise InvalidInput(f"input {tensor.name!r}: shape {list(tensor.shape)} has no rows")
+        if rows > self._max_rows:
+            raise InvalidInput(
+                f"input {tensor.name!r}: a batch of {rows} rows is larger than "
+                f"max_batch_size {self._max_rows} of {self._model!r}"
+            )
+        if expected is not None and rows != expected:
+            raise InvalidInput(
+                f"input {tensor.name!r}: {rows} rows given where the other inputs have {expected}"
+            )
+        return rows
+
+    def check_outputs(self, requested: Sequence[str]) -> None:
+        """Refuse a requested output that the model does not give."""
+        for position, name in enumerate(requested):
+            if name not in self._outputs:
+                known = ", ".join(repr(n) for n in sorted(self._outputs))
+                raise InvalidInput(f"unknown output {name!r}: {self._model!r} gives {known}")
+            if name in requested[:position]:
+                raise InvalidInput(f"output {name!r} is requested twice")
+
+    def shape_key(self, ordered: Sequence[Tensor]) -> ShapeKey:
+        """Return equal keys for requests that may share a batch: same dimensions per row."""
+        if not self._varies:
+            return ()
+        return tuple(tensor.shape[1:] for tensor in ordered)
+
+
+def _check_tensor(spec: TensorSpec, tensor: Tensor) -> None:
+    if tensor.datatype != spec.datatype:
+        raise InvalidInput(
+            f"input {tensor.name!r}: datatype {tensor.datatype} given, {spec.datatype} expected"
+        )
+    shape = tensor.shape
+    if len(shape) != len(spec.shape) or any(
+        wanted not in (-1, given) for wanted, given in zip(spec.shape, shape, strict=True)
+    ):
+        raise InvalidInput(
+            f"input {tensor.name!r}: shape {list(shape)} given, {list(spec.shape)} expected"
+        )
+    check_data(tensor)
