@@ -59,7 +59,7 @@ class QueuedRequest:
         "shape_key",
     )
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - one argument per field
         self,
         *,
         inputs: tuple[Tensor, ...],
@@ -147,7 +147,9 @@ class BatchQueue:
         self.is_draining = False
 
     def __repr__(self) -> str:
-        return f"<BatchQueue {self._requests} requests, {self._rows} rows, {len(self._lanes)} shapes>"
+        return (
+            f"<BatchQueue {self._requests} requests, {self._rows} rows, {len(self._lanes)} shapes>"
+        )
 
     def __len__(self) -> int:
         return self._requests
@@ -157,8 +159,11 @@ class BatchQueue:
 
         Raises:
             QueueIsFull: its rows would exceed the bound; the queue is unchanged.
+            ValueError: no batch can hold it; admission (signature.py) should have refused it.
         """
         policy = self._policy
+        if not 1 <= request.rows <= policy.max_batch_size:
+            raise ValueError(f"{request.rows} rows do not fit into {policy.max_batch_size}")
         if self._rows + request.rows > policy.max_queue_rows:
             self._refused += 1
             raise QueueIsFull(policy.max_queue_rows, "rows")

@@ -186,6 +186,10 @@ class Batcher:
     def _dispatch(self) -> None:
         """Start every batch that is due while an instance is idle; set the timer for the rest."""
         self._is_dispatch_scheduled = False
+        if self._deadline_timer is not None and self._deadline_timer_ns <= time.monotonic_ns():
+            # The loop is late: what has expired must not reach the engine before the timer runs.
+            self._deadline_timer.cancel()
+            self._expire()
         while self._idle:
             batch = self._queue.take(time.monotonic_ns())
             if batch is None:
@@ -222,6 +226,7 @@ class Batcher:
                 batch_number=self._batch_number,
             )
             self._resolve(request, executed)
+        self._check_drained()  # nobody may have been left to answer
         if self._on_batch is not None:
             report = BatchReport(
                 rows=batch.rows,
@@ -277,6 +282,8 @@ class Batcher:
         self._deadline_timer = None
         now_ns = time.monotonic_ns()
         for request in self._deadlines.expired(now_ns):
+            if request.is_done:  # cancelled by the reply callback of one before it
+                continue
             stage = "queued" if self._queue.remove(request) else "executing"
             waited_ns = now_ns - request.enqueued_ns
             self._resolve(

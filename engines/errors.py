@@ -11,6 +11,7 @@ class EngineError(Exception):
     """Family of everything an engine, a batcher or the model repository raises."""
 
     def __new__(cls, *args: object, **kwargs: object) -> EngineError:
+        """Refuse to make the family itself."""
         if cls is EngineError:
             raise TypeError("EngineError is a family: raise one of its members")
         return super().__new__(cls)

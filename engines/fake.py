@@ -22,7 +22,7 @@ from pathlib import Path
 import numpy as np
 
 from engines.base import EngineConfig, ModelMetadata, TensorSpec
-from engines.errors import EngineClosed, InvalidInput, ModelLoadError
+from engines.errors import DeviceUnavailable, EngineClosed, InvalidInput, ModelLoadError
 from engines.tensors import BYTES, DATATYPES, Array
 
 
@@ -42,32 +42,61 @@ def load(path: Path, config: EngineConfig) -> FakeEngine:
     """Load a script file.
 
     Raises:
-        ModelLoadError: it is no JSON, or names an unknown datatype.
+        ModelLoadError: it is no JSON, or describes no model.
+        DeviceUnavailable: the configuration asks for anything but the CPU.
     """
+    if config.device != "cpu" or config.providers:
+        raise DeviceUnavailable(f"device {config.device!r} was asked for, the fake has only a cpu")
     try:
-        # Any: the file is free JSON; the constructor below is its check.
+        # Any: the file is free JSON; the constructors below are its check.
         document = json.loads(path.read_text())
         inputs, outputs = (
             tuple(
-                TensorSpec(name=t["name"], datatype=t["datatype"], shape=tuple(t["shape"]))
+                TensorSpec(
+                    name=str(t["name"]),
+                    datatype=str(t["datatype"]),
+                    shape=tuple(int(dimension) for dimension in t["shape"]),
+                )
                 for t in document[side]
             )
             for side in ("inputs", "outputs")
         )
-    except (ValueError, KeyError, TypeError) as exc:
+        batch = int(document.get("max_batch_size", config.default_max_batch_size))
+        script = Script(
+            latency_s=float(document.get("latency_ms", 0)) / 1e3,
+            per_row_s=float(document.get("per_row_ms", 0)) / 1e3,
+            fail_on=_number(document.get("fail_on")),
+            bad_on=_number(document.get("bad_on")),
+        )
+    except (OSError, ValueError, KeyError, TypeError) as exc:
         raise ModelLoadError(f"{path.name} does not load: {exc!r}") from exc
+    rows = batch if config.max_batch_size is None else config.max_batch_size
+    _check_specs(inputs, outputs, rows)
+    return FakeEngine(inputs=inputs, outputs=outputs, max_batch_size=rows, script=script)
+
+
+def _number(value: object) -> float | None:
+    return None if value is None else float(str(value))
+
+
+def _check_specs(
+    inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...], max_batch_size: int
+) -> None:
+    """Refuse what the fake could not echo."""
+    if not inputs or not outputs:
+        raise ModelLoadError("the fake needs at least one input and one output")
     for spec in (*inputs, *outputs):
         if spec.datatype not in DATATYPES:
             raise ModelLoadError(f"{spec.name!r} has the unknown datatype {spec.datatype!r}")
-    batch = document.get("max_batch_size", config.default_max_batch_size)
-    script = Script(
-        latency_s=document.get("latency_ms", 0) / 1e3,
-        per_row_s=document.get("per_row_ms", 0) / 1e3,
-        fail_on=document.get("fail_on"),
-        bad_on=document.get("bad_on"),
-    )
-    rows = batch if config.max_batch_size is None else config.max_batch_size
-    return FakeEngine(inputs=inputs, outputs=outputs, max_batch_size=rows, script=script)
+        if max_batch_size > 0 and spec.shape[:1] != (-1,):
+            raise ModelLoadError(
+                f"max_batch_size is {max_batch_size}, but {spec.name!r} has the shape "
+                f"{list(spec.shape)} without a first axis that varies"
+            )
+    for n, spec in enumerate(outputs):
+        source = inputs[n % len(inputs)]
+        if (spec.datatype == BYTES) != (source.datatype == BYTES):
+            raise ModelLoadError(f"{spec.name!r} cannot echo {source.name!r}: one of them is BYTES")
 
 
 class FakeEngine:

@@ -1,4 +1,4 @@
-"""ONNX Runtime behind the Engine contract: CPU, and its CUDA and TensorRT providers by configuration.
+"""ONNX Runtime behind the Engine contract: CPU, or CUDA and TensorRT by configuration.
 
 Knows one session. A provider that was asked for and is not there is a load error, never a silent
 run on the CPU: onnxruntime itself would only log a line (engines note, section 3). Threads are
@@ -8,6 +8,7 @@ sessions on two cores reach half the throughput of two that wait (batching note,
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -42,6 +43,7 @@ _PROVIDERS: Final[Mapping[str, str]] = {
     "cuda": "CUDAExecutionProvider",
     "tensorrt": "TensorrtExecutionProvider",
 }
+_DEVICE_KINDS: Final = ("cpu", "cuda")
 _BF16_ONNX_TYPE: Final = 16
 # Provider options that the engines note recommends; the configuration overrides them.
 _CUDA_DEFAULTS: Final[Mapping[str, str]] = {
@@ -55,7 +57,7 @@ def load(path: Path, config: EngineConfig) -> OrtEngine:
 
     Raises:
         ModelLoadError: the file is broken or contradicts the declared signature.
-        DeviceUnavailable: a provider that the configuration asks for is not installed or not usable.
+        DeviceUnavailable: a provider that the configuration asks for is not there or not usable.
     """
     wanted = _wanted_providers(config)
     names = [name for name, _ in wanted]
@@ -67,7 +69,9 @@ def load(path: Path, config: EngineConfig) -> OrtEngine:
         )
     try:
         session = ort.InferenceSession(
-            str(path), _session_options(config, strict=names[0] != _PROVIDERS["cpu"]), providers=wanted
+            str(path),
+            _session_options(config, strict=names[0] != _PROVIDERS["cpu"]),
+            providers=wanted,
         )
     except Exception as exc:  # foreign: onnxruntime raises a class per cause, several undocumented
         raise ModelLoadError(f"{path.name} does not load: {_first_line(exc)}") from exc
@@ -85,7 +89,7 @@ def _wanted_providers(config: EngineConfig) -> list[tuple[str, dict[str, str]]]:
             known = ", ".join(sorted(_PROVIDERS))
             raise ModelLoadError(f"execution accelerator {name!r} is not one of {known}")
         wanted.append((_PROVIDERS[name], dict(options)))
-    if kind not in _PROVIDERS:
+    if kind not in _DEVICE_KINDS:
         raise ModelLoadError(f"device {config.device!r} is neither cpu nor cuda:N")
     if kind == "cuda" and _PROVIDERS["cuda"] not in [name for name, _ in wanted]:
         wanted.append((_PROVIDERS["cuda"], {}))
@@ -127,13 +131,15 @@ class OrtEngine:
         self._output_names = [spec.name for spec in outputs]
         self._text = frozenset(spec.name for spec in inputs if spec.datatype == BYTES)
         self._bf16 = any(spec.datatype == "BF16" for spec in (*inputs, *outputs))
+        if self._bf16 and self._text:
+            raise ModelLoadError("onnxruntime's Python API cannot feed BF16 beside BYTES inputs")
         self._metadata = ModelMetadata(
             inputs=inputs,
             outputs=outputs,
             max_batch_size=max_batch_size,
             platform="onnxruntime_onnx",
             engine=f"onnxruntime {ort.__version__}",
-            device=config.device,
+            device=_device(config, session.get_providers()[0]),
             providers=tuple(session.get_providers()),
             artifact_sha256=sha256,
         )
@@ -159,8 +165,10 @@ class OrtEngine:
             for name, array in zip(self._output_names, outputs, strict=True)
         }
 
-    def _infer_bf16(self, session: ort.InferenceSession, feed: dict[str, Array]) -> dict[str, Array]:
-        """Run a model that has BF16 tensors, which numpy feeds cannot express."""
+    def _infer_bf16(
+        self, session: ort.InferenceSession, feed: dict[str, Array]
+    ) -> dict[str, Array]:
+        """Run a model that has BF16 tensors, which numpy cannot express either way."""
         types = {spec.name: spec.datatype for spec in self._metadata.inputs}
         values = {
             name: ort.OrtValue.ortvalue_from_numpy_with_onnx_type(array, _BF16_ONNX_TYPE)
@@ -171,15 +179,30 @@ class OrtEngine:
         outputs = session.run_with_ort_values(self._output_names, values)
         out = {}
         for spec, value in zip(self._metadata.outputs, outputs, strict=True):
+            if spec.datatype == "BF16":
+                out[spec.name] = _bf16_bits(value)
+                continue
             array = value.numpy()
             out[spec.name] = _as_bytes(array) if array.dtype == object else array
-            if spec.datatype == "BF16":
-                out[spec.name] = array.view(np.uint16)
         return out
 
     def close(self) -> None:
         """Drop the session and its memory."""
         self._session = None
+
+
+def _device(config: EngineConfig, provider: str) -> str:
+    """Return where the session really runs: a provider may move it off the configured device."""
+    if provider == _PROVIDERS["cpu"]:
+        return "cpu"
+    kind, _, index = config.device.partition(":")
+    return f"cuda:{index or 0}" if kind == "cuda" else "cuda:0"
+
+
+def _bf16_bits(value: ort.OrtValue) -> Array:
+    """Copy a BF16 tensor out of the runtime as bit patterns: numpy has no type for it."""
+    raw = ctypes.string_at(value.data_ptr(), value.tensor_size_in_bytes())
+    return np.frombuffer(raw, np.uint16).reshape(value.shape())
 
 
 def _specs(nodes: Sequence[Any], kind: str) -> tuple[TensorSpec, ...]:  # Any: untyped NodeArg
@@ -197,11 +220,11 @@ def _max_batch_size(
     config: EngineConfig, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]
 ) -> int:
     """Return the configured size, or what the first axes allow: all must vary to be batched."""
-    is_batchable = bool(inputs) and all(
-        spec.shape[:1] == (-1,) for spec in (*inputs, *outputs)
-    )
+    is_batchable = bool(inputs) and all(spec.shape[:1] == (-1,) for spec in (*inputs, *outputs))
     if config.max_batch_size is None:
         return config.default_max_batch_size if is_batchable else 0
+    if config.max_batch_size > 0 and not inputs:
+        raise ModelLoadError(f"max_batch_size is {config.max_batch_size}, but there are no inputs")
     if config.max_batch_size > 0 and not is_batchable:
         fixed = next(s for s in (*inputs, *outputs) if s.shape[:1] != (-1,))
         raise ModelLoadError(
@@ -250,9 +273,7 @@ def _match(
                 f"{kind} {spec.name!r} is declared with the shape {list(shape)}, "
                 f"the model has {list(actual.shape)}"
             )
-        narrowed = tuple(
-            a if b == -1 else b for a, b in zip(shape, actual.shape, strict=True)
-        )
+        narrowed = tuple(a if b == -1 else b for a, b in zip(shape, actual.shape, strict=True))
         out.append(TensorSpec(name=spec.name, datatype=spec.datatype, shape=narrowed))
     return tuple(out) or tuple(found)
 

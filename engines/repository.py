@@ -6,7 +6,7 @@ route and no protocol. Layout: ``<root>/<model>/<version>/<file>``, versions are
 States of a version, and the only moves between them:
 
     LOADING -> READY        loaded and warmed up over its batch sizes
-    LOADING -> UNAVAILABLE  the file is broken, contradicts its declaration, or wants a missing device
+    LOADING -> UNAVAILABLE  the file is broken, contradicts its declaration, or lacks its device
     READY -> UNLOADING      an unload, or a newer copy has taken over; nothing new is accepted
     UNLOADING -> UNAVAILABLE  its queue is empty and its engines are closed
     UNAVAILABLE -> LOADING  loaded again
@@ -21,27 +21,24 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from pathlib import Path
 from typing import Final, TypeVar
 
-import numpy as np
-
-from engines.base import BatchPolicy, Engine, EngineLoader, ModelMetadata, ModelSpec, TensorSpec
+from engines.base import BatchPolicy, Engine, EngineLoader, ModelMetadata, ModelSpec
 from engines.batcher import Batcher, BatchReport
 from engines.errors import EngineError, ModelLoadError, UnknownModel, VersionNotReady
 from engines.instance import Instance
-from engines.tensors import BYTES, DATATYPES, Array
+from engines.warmup import warm_up
 
 logger = logging.getLogger(__name__)
 
 _T = TypeVar("_T")
 
 LOADER_THREADS: Final = 2
-MAX_WARMUP_ROWS: Final = 1024
 
 
 class VersionState(Enum):
@@ -73,7 +70,7 @@ class ServedVersion:
         self.spec = spec
         self.state = VersionState.LOADING
         self.reason = ""
-        """Why it is not ready; empty when it is."""
+        """Why it is not ready; of a version that is: why its last reload failed, if it did."""
         self._batcher: Batcher | None = None
 
     def __repr__(self) -> str:
@@ -101,13 +98,20 @@ class ServedVersion:
         """Signature and device; raises VersionNotReady as `batcher` does."""
         return self.batcher.metadata
 
-    def move(self, state: VersionState, *, reason: str = "", batcher: Batcher | None = None) -> None:
+    def move(
+        self, state: VersionState, *, reason: str = "", batcher: Batcher | None = None
+    ) -> None:
         """Change state along the table in the module's documentation."""
         if state not in _MOVES[self.state]:
             raise ValueError(f"{self!r} cannot become {state.value}")
         self.state, self.reason = state, reason
         if batcher is not None:
             self._batcher = batcher
+
+    def note_failed_reload(self, error: EngineError) -> None:
+        """Let the index tell why a version that goes on serving is not the newest copy."""
+        if self.is_ready:
+            self.reason = f"the last reload failed: {error}"
 
     async def close(self, reason: str) -> None:
         """Refuse new requests, answer the accepted ones, close the engines."""
@@ -163,6 +167,7 @@ class Repository:
         self._loaders = loaders
         self._on_batch = on_batch
         self._models: dict[str, _Model] = {}
+        self._under_way: set[asyncio.Future[None]] = set()
         self._threads = ThreadPoolExecutor(LOADER_THREADS, thread_name_prefix="sluice-load")
 
     async def start(self, pinned: Mapping[str, Iterable[str]]) -> None:
@@ -234,28 +239,15 @@ class Repository:
         """Load a model, or load it again; afterwards `index` tells how each version fared.
 
         Versions that are no longer on disk or no longer selected are drained and closed.
+        Cancellation: the load goes on to its end, so that no version is left between two states.
 
         Raises:
             UnknownModel: there is no such folder.
         """
-        directory = self._root / model
-        if model not in model_names(self._root):
+        if model not in await self._in_thread(lambda: model_names(self._root)):
             raise UnknownModel(model=model, why="the repository has no such folder")
         known = self._models.setdefault(model, _Model())
-        try:
-            spec = await self._in_thread(lambda: self._read_spec(directory))
-        except ModelLoadError as exc:
-            known.reason = str(exc)
-            logger.error("model unavailable", extra={"model": model, "reason": known.reason})
-            return
-        found = version_names(directory)
-        pins = set(pinned)
-        selected = [v for v in found if v in pins or v in spec.versions.select(found)]
-        known.reason = "" if selected else "no version folder is selected"
-        async with known.changes:
-            gone = [version for version in known.versions if version not in selected]
-            await asyncio.gather(*(self._load_version(known, spec, v) for v in selected))
-            await asyncio.gather(*(self._retire(known, v) for v in gone))
+        await self._to_the_end(self._load_model(known, model, frozenset(pinned)))
 
     async def unload(self, model: str) -> None:
         """Drain and close every version of a model; its rows stay in the index.
@@ -266,14 +258,38 @@ class Repository:
         known = self._models.get(model)
         if known is None:
             raise UnknownModel(model=model)
-        async with known.changes:
-            ready = [served for served in known.versions.values() if served.is_ready]
-            await asyncio.gather(*(served.close("unloaded") for served in ready))
+        await self._to_the_end(self._unload_model(known, "unloaded"))
 
     async def close(self) -> None:
-        """Drain and close everything."""
-        await asyncio.gather(*(served.close("shut down") for served in self.versions() if served.is_ready))
+        """Let the changes under way end, then drain and close everything."""
+        models = self._models.values()
+        await asyncio.gather(*(self._unload_model(known, "shut down") for known in models))
         self._threads.shutdown(wait=False)
+
+    async def _load_model(self, known: _Model, model: str, pinned: frozenset[str]) -> None:
+        async with known.changes:
+            try:
+                spec, found = await self._in_thread(lambda: self._read_model(model))
+            except ModelLoadError as exc:
+                known.reason = str(exc)
+                logger.error("model unavailable", extra={"model": model, "reason": known.reason})
+                for served in known.versions.values():
+                    served.note_failed_reload(exc)
+                return
+            selected = [v for v in found if v in pinned or v in spec.versions.select(found)]
+            known.reason = "" if selected else "no version folder is selected"
+            gone = [version for version in known.versions if version not in selected]
+            await asyncio.gather(*(self._load_version(known, spec, v) for v in selected))
+            await asyncio.gather(*(self._retire(known, v) for v in gone))
+
+    def _read_model(self, model: str) -> tuple[ModelSpec, list[str]]:
+        directory = self._root / model
+        return self._read_spec(directory), version_names(directory)
+
+    async def _unload_model(self, known: _Model, reason: str) -> None:
+        async with known.changes:
+            ready = [served for served in known.versions.values() if served.is_ready]
+            await asyncio.gather(*(served.close(reason) for served in ready))
 
     async def _retire(self, known: _Model, version: str) -> None:
         served = known.versions.pop(version)
@@ -292,14 +308,17 @@ class Repository:
         except EngineError as exc:
             served.move(VersionState.UNAVAILABLE, reason=str(exc))
             logger.error("version unavailable", extra=extra | {"reason": str(exc)})
-            if old is not None and old.is_ready:
-                old.reason = f"the last reload failed: {exc}"
+            if old is not None:
+                old.note_failed_reload(exc)
             return
         batcher = self._make_batcher(served, engines)
         served.move(VersionState.READY, batcher=batcher)
         known.versions[version] = served
         extra |= {"load_ms": (time.monotonic_ns() - started_ns) // 1_000_000}
-        extra |= {"device": batcher.metadata.device, "max_batch_size": batcher.metadata.max_batch_size}
+        extra |= {
+            "device": batcher.metadata.device,
+            "max_batch_size": batcher.metadata.max_batch_size,
+        }
         logger.info("version ready", extra=extra)
         if old is not None and old.is_ready:
             await old.close("replaced by a reload")
@@ -318,10 +337,12 @@ class Repository:
             for _ in range(spec.instances):
                 engines.append(loader(path, spec.engine))
                 warm_up(engines[-1], spec)
-        except BaseException:
+        except BaseException as exc:
             for engine in engines:
                 engine.close()
-            raise
+            if isinstance(exc, EngineError) or not isinstance(exc, Exception):
+                raise
+            raise ModelLoadError(f"{version}/{spec.filename} does not load: {exc!r}") from exc
         return engines
 
     def _make_batcher(self, served: ServedVersion, engines: Sequence[Engine]) -> Batcher:
@@ -340,63 +361,27 @@ class Repository:
             on_batch=None if on_batch is None else lambda report: on_batch(served, report),
         )
 
+    async def _to_the_end(self, change: Coroutine[None, None, None]) -> None:
+        task = asyncio.ensure_future(change)
+        self._under_way.add(task)  # the event loop itself holds tasks only weakly
+        task.add_done_callback(self._under_way.discard)
+        await asyncio.shield(task)
+
     async def _in_thread(self, work: Callable[[], _T]) -> _T:
         return await asyncio.get_running_loop().run_in_executor(self._threads, work)
 
 
 def batch_policy(spec: ModelSpec, metadata: ModelMetadata) -> BatchPolicy:
-    """Return the configured policy, or the default one for what the engine turned out to be."""
+    """Return the configured policy, or the default one for what the engine turned out to be.
+
+    The engine's max_batch_size rules in both: admission checks requests against it.
+    """
     if metadata.max_batch_size == 0:
         rows = spec.batching.max_queue_rows if spec.batching else spec.max_queue_rows
         return BatchPolicy(max_batch_size=1, dynamic=False, max_queue_rows=rows)
     if spec.batching is not None:
-        return spec.batching
+        return replace(spec.batching, max_batch_size=metadata.max_batch_size)
     return BatchPolicy(max_batch_size=metadata.max_batch_size, max_queue_rows=spec.max_queue_rows)
-
-
-def warm_up(engine: Engine, spec: ModelSpec) -> None:
-    """Run the engine once per batch size that it is expected to see, the largest first.
-
-    The largest goes first so that arenas are sized once. Dimensions that vary are tried as 1; a
-    model that refuses such a made-up shape is warned about, not condemned.
-
-    Raises:
-        ModelLoadError: a batch of the model's own fixed shape fails.
-    """
-    metadata = engine.metadata
-    first = 1 if metadata.max_batch_size else 0
-    is_guessed = any(-1 in tensor.shape[first:] for tensor in metadata.inputs)
-    for rows in warmup_sizes(spec, metadata.max_batch_size):
-        try:
-            engine.infer({tensor.name: zeros(tensor, rows) for tensor in metadata.inputs})
-        except Exception as exc:  # foreign: whatever the runtime raises for a shape it dislikes
-            if not is_guessed:
-                raise ModelLoadError(f"warm-up with {rows} rows failed: {exc}") from exc
-            logger.warning("warm-up skipped", extra={"model": spec.name, "reason": str(exc)})
-            return
-
-
-def warmup_sizes(spec: ModelSpec, max_batch_size: int) -> list[int]:
-    """Return the batch sizes to warm up, largest first; one entry without a batch axis."""
-    if max_batch_size == 0:
-        return [1]
-    sizes = set(spec.warmup_batch_sizes)
-    if not sizes:
-        limit = min(max_batch_size, MAX_WARMUP_ROWS)
-        sizes = {limit, *(1 << n for n in range(limit.bit_length()))}
-        if spec.batching is not None:
-            sizes.update(spec.batching.preferred_batch_sizes)
-    return sorted((size for size in sizes if 1 <= size <= max_batch_size), reverse=True)
-
-
-def zeros(tensor: TensorSpec, rows: int) -> Array:
-    """Return an input of zeros (empty strings for BYTES), varying dimensions as `rows`, then 1."""
-    shape = [1 if dimension == -1 else dimension for dimension in tensor.shape]
-    if tensor.shape and tensor.shape[0] == -1:
-        shape[0] = rows
-    if tensor.datatype == BYTES:
-        return np.full(shape, b"", dtype=object)
-    return np.zeros(shape, DATATYPES[tensor.datatype].dtype)
 
 
 def model_names(root: Path) -> list[str]:

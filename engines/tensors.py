@@ -27,6 +27,8 @@ Array = npt.NDArray[Any]
 Raw = bytes | bytearray | memoryview
 
 BYTES: Final = "BYTES"
+MAX_ELEMENTS: Final = 1 << 56
+"""Bound of a shape's element count, so that its byte count fits the addresses of any machine."""
 _LENGTH = struct.Struct("<I")
 
 
@@ -76,7 +78,7 @@ class Tensor(NamedTuple):
     data: Raw
 
     def array(self) -> Array:
-        """Return the elements, shape `self.shape`; a read-only view except for BYTES."""
+        """Return the elements, shape `self.shape`; see `to_array`."""
         return to_array(self.datatype, self.shape, self.data)
 
 
@@ -97,7 +99,8 @@ def check_shape(tensor: str, shape: Sequence[int]) -> None:
     for dimension in shape:
         if dimension < 0:
             raise InvalidInput(f"input {tensor!r}: shape {list(shape)} has a negative dimension")
-    if math.prod(shape) >= 1 << 62:
+    # Zeros are left out: numpy also counts an empty array's other dimensions.
+    if math.prod(dimension or 1 for dimension in shape) >= MAX_ELEMENTS:
         raise InvalidInput(f"input {tensor!r}: shape {list(shape)} is too large")
 
 
@@ -162,12 +165,17 @@ def decode_bytes(data: Raw) -> list[bytes]:
 
 
 def to_array(datatype: str, shape: Sequence[int], data: Raw) -> Array:
-    """Return checked raw data as an array of `shape`; a view except for BYTES."""
+    """Return checked raw data as an array of `shape`; a read-only view where that can be.
+
+    BYTES are copied, and so is data that does not start at a multiple of its element's size (a
+    binary tensor behind a JSON header of odd length): compiled kernels may rely on alignment.
+    """
     if datatype == BYTES:
         array = np.empty(math.prod(shape), dtype=object)
         array[:] = decode_bytes(data)
         return array.reshape(shape)
-    return np.frombuffer(data, DATATYPES[datatype].dtype).reshape(shape)
+    flat = np.frombuffer(data, DATATYPES[datatype].dtype)
+    return (flat if flat.flags.aligned else flat.copy()).reshape(shape)
 
 
 def from_array(name: str, datatype: str, array: Array) -> Tensor:

@@ -12,6 +12,7 @@ from typing import Final
 from router.slots import SLOTS
 
 PERCENT: Final = SLOTS // 100
+_FINEST: Final = Decimal(1) / PERCENT
 KEY_SOURCES: Final = ("header", "parameter")
 
 
@@ -71,10 +72,10 @@ def slots_of_weight(weight: Decimal, *, path: str) -> int:
     """
     if not weight.is_finite() or not 0 <= weight <= 100:
         raise RouteError(path, f"weight {weight} is not between 0 and 100")
-    slots = weight * PERCENT
-    if slots != slots.to_integral_value():
+    rounded = weight.quantize(_FINEST)
+    if rounded != weight:  # exact, where a product would be rounded to the context's precision
         raise RouteError(path, f"weight {weight} is finer than 0.0001")
-    return int(slots)
+    return int(rounded * PERCENT)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,0 +1,252 @@
+"""The composition root: the one file that knows every concrete class, and the order of start and stop.
+
+Start: bind every port, so that a taken one is an error at once; serve health and metrics while the
+models load; become ready. Stop, in this written order:
+  1. refuse: not ready, still live; new requests get UNAVAILABLE/503;
+  2. wait, at most drain_timeout_s: transports finish their running calls, then the batchers drain;
+  3. flush the prediction log, at most FLUSH_S; what is left is counted as dropped;
+  4. close the listeners that people watch (metrics, admin), last.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import random
+import signal
+import socket
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from prometheus_client import CollectorRegistry
+
+from engines import fake
+from engines.base import EngineLoader
+from engines.repository import Repository
+from gateway import __version__
+from gateway import config as configuration
+from gateway.catalog import Catalog, RepositoryControl
+from gateway.config import Config
+from gateway.directory import Directory
+from gateway.errors import StatusTable
+from gateway.grpc_api.server import GrpcServer
+from gateway.grpc_api.service import InferenceService
+from gateway.http_api import admin, metrics_page, predict
+from gateway.http_api.infer import InferEndpoint
+from gateway.http_api.listener import HttpListener
+from gateway.lifecycle import Lifecycle
+from gateway.metrics import MetricsCollector, RequestMetrics
+from gateway.model_config import ModelConfigs
+from gateway.pipeline import Pipeline
+from gateway.prediction_log.writer import NoPredictionLog, PredictionLog
+from gateway.statistics import StatisticsBook
+from router.table import RouteTable
+
+logger = logging.getLogger(__name__)
+
+FLUSH_S: Final = 5.0
+"""Longest flush of the prediction log at stop."""
+
+
+def engine_loaders() -> Mapping[str, EngineLoader]:
+    """Return the engine registry; runtimes that are not installed are left out."""
+    loaders: dict[str, EngineLoader] = {"fake": fake.load}
+    try:
+        from engines import ort
+    except ImportError:
+        logger.warning("onnxruntime is not installed", extra={"hint": "install sluice-gateway[cpu]"})
+    else:
+        loaders["onnxruntime"] = ort.load
+    return loaders
+
+
+def usable_cores() -> int:
+    """Return how many cores this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ports:
+    """The ports that were bound; they differ from the configured ones where those are 0."""
+
+    http: int
+    grpc: int
+    metrics: int
+    admin: int
+
+
+class App:
+    """One gateway process. Make it on a running event loop.
+
+    Args:
+        config: checked.
+        root: the model repository's folder.
+    """
+
+    def __init__(self, config: Config, root: Path) -> None:
+        self.config = config
+        routes = configuration.routes(config)
+        self._pinned: dict[str, set[str]] = {}
+        for route in routes:
+            for variant in route.variants:
+                self._pinned.setdefault(variant.model, set()).add(variant.version)
+        self.lifecycle = Lifecycle()
+        self.statuses = StatusTable(config.server.overload_codes)
+        self.routes = RouteTable(routes)
+        self.metrics = RequestMetrics()
+        statistics = StatisticsBook()
+        configs = ModelConfigs(config.models, usable_cores=usable_cores())
+        self.repository = Repository(
+            root=root,
+            read_spec=configs.read_spec,
+            loaders=engine_loaders(),
+            on_batch=self.metrics.observe_batch,
+        )
+        self.log = self._make_log()
+        directory = Directory(
+            routes=self.routes, repository=self.repository, draw=random.SystemRandom().random
+        )
+        self.catalog = Catalog(
+            directory=directory,
+            lifecycle=self.lifecycle,
+            statistics=statistics,
+            configs=configs,
+            pinned=self._pinned,
+        )
+        self.pipeline = Pipeline(
+            directory=directory,
+            lifecycle=self.lifecycle,
+            statistics=statistics,
+            metrics=self.metrics,
+            log=self.log,
+            statuses=self.statuses,
+        )
+        self._make_listeners()
+
+    def _make_log(self) -> PredictionLog | NoPredictionLog:
+        settings, redis = self.config.prediction_log, self.config.redis
+        if redis is None or not settings.enabled:
+            why = "there is no [redis] section" if redis is None else "prediction_log.enabled is false"
+            logger.warning("serving without a prediction log", extra={"reason": why})
+            return NoPredictionLog()
+        http_port = self.config.server.http.rpartition(":")[2]
+        replica = self.config.server.replica or f"{socket.gethostname()}-{http_port}"
+        return PredictionLog(settings, url=redis.url, replica=replica)
+
+    def _make_listeners(self) -> None:
+        server, drain_s = self.config.server, self.config.server.drain_timeout_s
+        allowed = self.config.models.control == "explicit"
+        control = RepositoryControl(self.catalog, is_allowed=allowed)
+        infer = InferEndpoint(
+            pipeline=self.pipeline,
+            catalog=self.catalog,
+            statuses=self.statuses,
+            limit_bytes=server.max_body_bytes,
+        )
+        endpoints = predict.PredictEndpoints(
+            catalog=self.catalog, control=control, limit_bytes=server.max_body_bytes
+        )
+        registry = CollectorRegistry()
+        registry.register(
+            MetricsCollector(
+                version=__version__,
+                requests=self.metrics,
+                versions=self.repository.versions,
+                log=self.log.statistics,
+                is_ready=lambda: self.lifecycle.is_ready,
+            )
+        )
+        apps = {
+            "http": predict.make_app(endpoints=endpoints, infer=infer, statuses=self.statuses),
+            "metrics": metrics_page.make_app(registry),
+            "admin": admin.make_app(
+                admin.AdminEndpoints(catalog=self.catalog, routes=self.routes), self.statuses
+            ),
+        }
+        self._http = {
+            name: HttpListener(
+                name,
+                app,
+                *configuration.address(getattr(server, name), path=f"$.server.{name}"),
+                drain_s=drain_s,
+            )
+            for name, app in apps.items()
+        }
+        host, port = configuration.address(server.grpc, path="$.server.grpc")
+        self._grpc = GrpcServer(
+            service=InferenceService(
+                pipeline=self.pipeline,
+                catalog=self.catalog,
+                control=control,
+                statuses=self.statuses,
+            ),
+            statuses=self.statuses,
+            host=host,
+            port=port,
+            limit_bytes=server.max_body_bytes,
+            compression=server.grpc_compression,
+        )
+        self.ports = Ports(
+            http=self._http["http"].port,
+            grpc=self._grpc.port,
+            metrics=self._http["metrics"].port,
+            admin=self._http["admin"].port,
+        )
+
+    async def start(self) -> None:
+        """Open the listeners, load the models, become ready."""
+        self.log.start()
+        for listener in self._http.values():
+            await listener.start()
+        await self._grpc.start()
+        await self.repository.start(self._pinned)
+        for entry in self.repository.index():
+            if entry.reason and entry.version in self._pinned.get(entry.model, ()):
+                extra = {"model": entry.model, "version": entry.version, "reason": entry.reason}
+                logger.error("a route names a version that is unavailable", extra=extra)
+        if self.lifecycle.is_draining:
+            return
+        self.lifecycle.serve()
+        await self._grpc.set_ready(is_ready=True)
+        ports = {name: getattr(self.ports, name) for name in self.ports.__slots__}
+        logger.info("serving", extra={"routes": sorted(self.routes.snapshot), **ports})
+
+    async def stop(self) -> None:
+        """Refuse, wait, flush, close: the order in the module's documentation."""
+        self.lifecycle.drain()
+        logger.info("draining")
+        drain_s = self.config.server.drain_timeout_s
+        await self._grpc.set_ready(is_ready=False)
+        await asyncio.gather(self._grpc.stop(drain_s), self._http["http"].stop())
+        try:
+            async with asyncio.timeout(drain_s):
+                await self.repository.close()
+        except TimeoutError:
+            logger.error("drain timeout passed with batches still running")
+        await self.log.close(FLUSH_S)
+        await asyncio.gather(self._http["metrics"].stop(), self._http["admin"].stop())
+        logger.info("stopped")
+
+
+async def serve(config: Config, root: Path, on_ready: Callable[[App], None] | None = None) -> None:
+    """Run a gateway until SIGTERM or SIGINT, then stop it in order."""
+    loop = asyncio.get_running_loop()
+    stop_asked = asyncio.Event()
+    app = App(config, root)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop_asked.set)
+    starting = asyncio.create_task(app.start())
+    waiting = asyncio.create_task(stop_asked.wait())
+    await asyncio.wait({starting, waiting}, return_when=asyncio.FIRST_COMPLETED)
+    if starting.done():
+        await starting  # an error while starting ends the process here
+        if on_ready is not None:
+            on_ready(app)
+    await waiting
+    if not starting.done():
+        app.lifecycle.drain()
+        await starting
+    await app.stop()

@@ -1,0 +1,65 @@
+"""The `sluice` command: parses arguments and calls one function per command.
+
+Exit codes: 0 done, 1 it could not be done, 2 the command line or the configuration is wrong.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from gateway import __version__
+from gateway.cli import log as log_commands
+from gateway.cli import server as server_commands
+
+DEFAULT_CONFIG = Path("sluice.toml")
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run one command; return its exit code."""
+    parsed = parser().parse_args(arguments)
+    try:
+        code: int = parsed.run(parsed)
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        # The reader (head, less) has gone: that is its right. Keep Python from complaining.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    return code
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the argument parser of every command."""
+    top = argparse.ArgumentParser(prog="sluice", description="A model-serving gateway.")
+    top.add_argument("--version", action="version", version=f"sluice {__version__}")
+    commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    serve = commands.add_parser("serve", help="serve the models and routes of a configuration")
+    serve.set_defaults(run=server_commands.serve)
+    check = commands.add_parser("check", help="check a configuration and exit (0 good, 2 not)")
+    check.set_defaults(run=server_commands.check)
+    for command in (serve, check):
+        command.add_argument("--config", type=Path, default=DEFAULT_CONFIG, metavar="FILE")
+
+    log = commands.add_parser("log", help="read the prediction log")
+    readers = log.add_subparsers(dest="log_command", required=True, metavar="COMMAND")
+    tail = readers.add_parser("tail", help="print prediction records as they come")
+    tail.set_defaults(run=log_commands.tail)
+    tail.add_argument("name", nargs="*", help="routes or models; default: all")
+    tail.add_argument("--redis", metavar="URL", help="default: [redis] url of the configuration")
+    tail.add_argument("--config", type=Path, default=DEFAULT_CONFIG, metavar="FILE")
+    tail.add_argument("--from-start", action="store_true", help="begin with the oldest record")
+    tail.add_argument("--no-follow", action="store_true", help="stop at the end of the stream")
+    tail.add_argument("--count", type=int, metavar="N", help="stop after N records")
+    tail.add_argument("--json", action="store_true", help="one JSON object per line")
+
+    demo = commands.add_parser("demo", help="train, serve and query a digit classifier")
+    demo.set_defaults(run=server_commands.demo)
+    demo.add_argument("--redis", metavar="URL", help="use this Redis instead of starting one")
+    demo.add_argument("--dir", type=Path, default=Path(".demo"), help="folder for models and logs")
+    demo.add_argument("--once", action="store_true", help="stop everything after the first answers")
+    return top

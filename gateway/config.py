@@ -1,0 +1,277 @@
+"""sluice.toml: its shape, its strict reading, and the one rule for environment overrides.
+
+Read once, at start; everything after gets values. An unknown key, a wrong type or a value out of
+range is refused with the path of the field. `SLUICE__SERVER__HTTP=…` overrides `[server] http`:
+the path in capitals, joined by double underscores; the value is read as TOML, and as plain text
+where it is no TOML.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from decimal import Decimal
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import Meta
+
+from router.routes import KeySource, Route, RouteError, Variant, slots_of_weight
+
+ENV_PREFIX = "SLUICE__"
+
+Positive = Annotated[int, Meta(ge=1)]
+NonNegative = Annotated[int, Meta(ge=0)]
+Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.\-]*$", max_length=128)]
+
+
+class ConfigError(Exception):
+    """The configuration is refused; `path` is the field at fault, such as $.server.http."""
+
+    def __init__(self, path: str, sentence: str) -> None:
+        super().__init__(f"{path}: {sentence}")
+        self.path = path
+
+
+class _Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A table of the file: unknown keys are errors."""
+
+
+class ServerConfig(_Section):
+    """Addresses and limits of the listeners."""
+
+    http: str = "127.0.0.1:8000"
+    """Open Inference Protocol over HTTP."""
+    grpc: str = "127.0.0.1:8001"
+    """Open Inference Protocol over gRPC."""
+    metrics: str = "127.0.0.1:8002"
+    """Prometheus metrics."""
+    admin: str = "127.0.0.1:8003"
+    """Admin API."""
+    max_body_bytes: Positive = 64 << 20
+    """Largest HTTP body and gRPC message, after decompression."""
+    overload_codes: Literal["standard", "triton"] = "standard"
+    """What a full queue answers: 429/RESOURCE_EXHAUSTED, or Triton's 503/UNAVAILABLE."""
+    drain_timeout_s: NonNegative = 30
+    """How long accepted requests may take to finish after SIGTERM."""
+    grpc_compression: Literal["none", "gzip", "deflate"] = "none"
+    """Compression of gRPC answers; compressed requests are always accepted."""
+    replica: str = ""
+    """Name of this process in stream keys; empty: host name and HTTP port."""
+
+
+class ModelsConfig(_Section):
+    """The model repository."""
+
+    repository: str = "models"
+    """Folder in Triton's layout, relative to the configuration file."""
+    control: Literal["none", "explicit"] = "none"
+    """explicit: clients of the predict ports may load and unload models, as Triton's mode does."""
+    default_max_batch_size: Positive = 64
+    """Rows; for models whose configuration names none and whose first axis varies."""
+    max_queue_rows: Positive = 4096
+    """Bound of each version's queue, in rows."""
+    intra_op_threads: NonNegative = 0
+    """Threads per instance; 0: the usable cores shared by a model's instances."""
+
+
+class RedisConfig(_Section):
+    """The Redis or Valkey server that takes the prediction log."""
+
+    url: str
+    """redis://, rediss:// or unix://; a password belongs into the environment override."""
+
+
+class PredictionLogConfig(_Section):
+    """The prediction log: what is buffered, written and kept."""
+
+    enabled: bool = True
+    buffer_records: Positive = 65_536
+    """Bound of the buffer in records; over it new records are dropped and counted."""
+    buffer_bytes: Positive = 256 << 20
+    """Bound of the buffer in bytes of tensor data."""
+    batch_records: Annotated[int, Meta(ge=1, le=512)] = 256
+    """Most records per write."""
+    linger_ms: NonNegative = 20
+    """Longest wait for a batch to fill."""
+    timeout_s: Annotated[float, Meta(gt=0)] = 2.0
+    """Longest wait for Redis to answer one write."""
+    max_entries: Positive = 1_000_000
+    """Entries kept per stream, approximately (XTRIM MAXLEN ~)."""
+    capture_max_bytes: NonNegative = 8_192
+    """Bytes kept of one tensor; the rest is cut and flagged."""
+
+
+class VariantConfig(_Section):
+    """One arm of a route."""
+
+    model: Name
+    version: Annotated[str, Meta(pattern=r"^[1-9][0-9]*$")]
+    weight: Decimal
+    """Percent; a route's weights sum to exactly 100; at most four decimals."""
+
+
+class RouteConfig(_Section):
+    """A public name and its split."""
+
+    variants: dict[Name, VariantConfig]
+    key: list[str] = []
+    """Where the sticky key is read: 'header:NAME' or 'parameter:NAME'; first present wins."""
+    salt: str = ""
+    """Shuffles the key space; empty: the route's name."""
+
+
+class Config(_Section):
+    """The whole file."""
+
+    server: ServerConfig = ServerConfig()
+    models: ModelsConfig = ModelsConfig()
+    redis: RedisConfig | None = None
+    """Absent: serve without a prediction log."""
+    prediction_log: PredictionLogConfig = PredictionLogConfig()
+    routes: dict[Name, RouteConfig] = {}
+
+
+def load(path: Path, environ: Mapping[str, str]) -> Config:
+    """Read a configuration file and apply the overrides of the environment.
+
+    Raises:
+        ConfigError: the file is missing, no TOML, or does not have the shape above.
+    """
+    try:
+        document = tomllib.loads(path.read_text(), parse_float=Decimal)
+    except OSError as exc:
+        raise ConfigError("$", f"cannot read {path}: {exc.strerror}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as exc:
+        raise ConfigError("$", f"{path} is no TOML: {exc}") from None
+    override(document, environ)
+    return parse(document)
+
+
+def parse(document: Mapping[str, Any]) -> Config:  # Any: a TOML document before its check
+    """Check a decoded document.
+
+    Raises:
+        ConfigError: with the path of the field at fault.
+    """
+    try:
+        config = msgspec.convert(_plain_floats(document), Config)
+    except msgspec.ValidationError as exc:
+        sentence, _, path = str(exc).partition(" - at `")
+        raise ConfigError(path.rstrip("`") or "$", sentence) from None
+    for field in ("http", "grpc", "metrics", "admin"):
+        address(getattr(config.server, field), path=f"$.server.{field}")
+    routes(config)
+    return config
+
+
+def _plain_floats(value: Any, *, is_weight: bool = False) -> Any:  # Any: TOML
+    """Keep decimals exact where they are weights; elsewhere they are floats."""
+    if isinstance(value, Mapping):
+        return {k: _plain_floats(v, is_weight=k == "weight") for k, v in value.items()}
+    if isinstance(value, list):
+        return [_plain_floats(item) for item in value]
+    if isinstance(value, Decimal) and not is_weight:
+        return float(value)
+    if is_weight and isinstance(value, int) and not isinstance(value, bool):
+        return Decimal(value)
+    return value
+
+
+def override(document: dict[str, Any], environ: Mapping[str, str]) -> None:
+    """Write the environment's overrides into a decoded document, in place.
+
+    Raises:
+        ConfigError: a path that runs through a value.
+    """
+    for variable in sorted(environ):
+        if not variable.startswith(ENV_PREFIX):
+            continue
+        *parents, leaf = variable.removeprefix(ENV_PREFIX).split("__")
+        table: Any = document
+        for part in parents:
+            table = table.setdefault(_key(table, part), {})
+            if not isinstance(table, dict):
+                raise ConfigError(variable, f"{part.lower()!r} is a value, not a table")
+        table[_key(table, leaf)] = _value(environ[variable])
+
+
+def _key(table: Mapping[str, Any], part: str) -> str:
+    """Return the key meant by a part in capitals: an existing one, dashes as underscores."""
+    wanted = part.lower()
+    for key in table:
+        if key.lower().replace("-", "_") == wanted:
+            return key
+    return wanted
+
+
+def _value(text: str) -> Any:  # Any: TOML
+    try:
+        return tomllib.loads(f"value = {text}", parse_float=Decimal)["value"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+def address(text: str, *, path: str) -> tuple[str, int]:
+    """Return host and port of ``host:port`` or ``[ipv6]:port``.
+
+    Raises:
+        ConfigError: not of that form.
+    """
+    host, colon, port = text.rpartition(":")
+    host = host.removeprefix("[").removesuffix("]")
+    if not colon or not host or not port.isdecimal() or int(port) > 65_535:
+        raise ConfigError(path, f"{text!r} is not of the form host:port")
+    return host, int(port)
+
+
+def routes(config: Config) -> list[Route]:
+    """Return the configured routes, at revision 1.
+
+    Raises:
+        ConfigError: a weight, a sum or a key source that cannot be.
+    """
+    made = []
+    for name, route in config.routes.items():
+        at = f"$.routes.{name}"
+        try:
+            made.append(_route(name, route))
+        except RouteError as exc:
+            raise ConfigError(f"{at}.{exc.path}", exc.sentence) from None
+    return made
+
+
+def _route(name: str, config: RouteConfig) -> Route:
+    variants = tuple(
+        Variant(
+            name=arm,
+            model=variant.model,
+            version=variant.version,
+            slots=slots_of_weight(variant.weight, path=f"variants.{arm}.weight"),
+        )
+        for arm, variant in config.variants.items()
+    )
+    key = tuple(KeySource.parse(text, path=f"key[{n}]") for n, text in enumerate(config.key))
+    return Route(name=name, revision=1, salt=config.salt or name, key=key, variants=variants)
+
+
+def check_targets(config: Config, base: Path) -> Path:
+    """Check what the file promises about the disk; return the repository's folder.
+
+    Raises:
+        ConfigError: the repository, or a version that a route names, does not exist.
+    """
+    root = base / config.models.repository
+    if not root.is_dir():
+        raise ConfigError("$.models.repository", f"{root} is not a folder")
+    for name, route in config.routes.items():
+        for arm, variant in route.variants.items():
+            at = f"$.routes.{name}.variants.{arm}"
+            if not (root / variant.model).is_dir():
+                raise ConfigError(f"{at}.model", f"model {variant.model!r} is not in {root}")
+            if not (root / variant.model / variant.version).is_dir():
+                raise ConfigError(
+                    f"{at}.version", f"model {variant.model!r} has no version {variant.version!r}"
+                )
+    return root

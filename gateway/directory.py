@@ -1,0 +1,176 @@
+"""Who answers to a public name: the route's split, a pinned version, or the model of that name.
+
+Knows the route table and the repository; knows no protocol. The rules, in order:
+
+  name has a route, no version   the split decides (reason slot or random)
+  name has a route, version N    the version N that the route's variants name, if it is one model's;
+                                 else version N of the model of that name (reason version)
+  name is a model, no version    its highest version that is ready (reason model)
+  name is a model, version N     that version (reason version)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+from engines.errors import UnknownModel
+from engines.repository import Repository, ServedVersion
+from gateway.errors import UnknownName
+from gateway.request import InferRequest, ParameterValue
+from router.policy import CompiledRoute
+from router.routes import Route
+from router.table import RouteTable
+
+REASON_VERSION = "version"
+REASON_MODEL = "model"
+
+
+class Target(NamedTuple):
+    """The version that is to serve a request, and how it was chosen."""
+
+    served: ServedVersion
+    route: str
+    """Empty where no route was involved."""
+    variant: str
+    revision: int
+    reason: str
+    propensity: float
+    """Probability of the choice; 1 where nothing was drawn."""
+
+
+class Directory:
+    """Resolves public names. Reads one route snapshot per call."""
+
+    def __init__(
+        self, *, routes: RouteTable, repository: Repository, draw: Callable[[], float]
+    ) -> None:
+        self.routes = routes
+        self.repository = repository
+        self._draw = draw
+
+    def knows(self, name: str) -> bool:
+        """Whether a route or a model has this name."""
+        return name in self.routes.snapshot or self.repository.has_model(name)
+
+    def choose(self, request: InferRequest) -> Target:
+        """Return the version to serve a request.
+
+        Raises:
+            UnknownName: nothing answers to the name or version.
+            VersionNotReady: the model has no version that is ready.
+        """
+        compiled = self.routes.snapshot.get(request.name)
+        if compiled is None or request.version:
+            return self._pinned(request.name, request.version, compiled)
+        decision = compiled.decide(read_key(compiled.route, request), self._draw)
+        variant = decision.variant
+        return Target(
+            self._get(variant.model, variant.version),
+            request.name,
+            variant.name,
+            compiled.route.revision,
+            decision.reason,
+            decision.propensity,
+        )
+
+    def _pinned(self, name: str, version: str, compiled: CompiledRoute | None) -> Target:
+        if compiled is not None:
+            served, variant = self._version_of_route(compiled.route, version)
+            return Target(served, name, variant, compiled.route.revision, REASON_VERSION, 1.0)
+        if version:
+            return Target(self._get(name, version), "", "", 0, REASON_VERSION, 1.0)
+        if not self.repository.has_model(name):
+            raise UnknownName(f"no route and no model is named {name!r}")
+        return Target(self.repository.highest_ready(name), "", "", 0, REASON_MODEL, 1.0)
+
+    def _version_of_route(self, route: Route, version: str) -> tuple[ServedVersion, str]:
+        """Return what ``/versions/N`` means on a route, and the variant if exactly one names it."""
+        arms = [variant for variant in route.variants if variant.version == version]
+        models = {variant.model for variant in arms}
+        if len(models) == 1:
+            return self._get(models.pop(), version), arms[0].name if len(arms) == 1 else ""
+        if self.repository.has_model(route.name):
+            return self._get(route.name, version), ""
+        if arms:
+            named = ", ".join(sorted(f"{arm.name} ({arm.model})" for arm in arms))
+            raise UnknownName(
+                f"version {version!r} of route {route.name!r} is ambiguous: "
+                f"it is that of the variants {named}"
+            )
+        known = ", ".join(sorted({variant.version for variant in route.variants}, key=int))
+        raise UnknownName(
+            f"route {route.name!r} has no variant of version {version!r} (it has {known}), "
+            f"and there is no model of that name"
+        )
+
+    def _get(self, model: str, version: str) -> ServedVersion:
+        if not self.repository.has_model(model):
+            raise UnknownName(f"no route and no model is named {model!r}")
+        try:
+            return self.repository.get(model, version)
+        except UnknownModel as exc:
+            raise UnknownName(str(exc)) from None
+
+    def representative(self, name: str, version: str = "") -> ServedVersion:
+        """Return the version whose signature stands for a name: a route's heaviest variant's.
+
+        Raises:
+            UnknownName, VersionNotReady: as `choose`.
+        """
+        compiled = self.routes.snapshot.get(name)
+        if compiled is None or version:
+            return self._pinned(name, version, compiled).served
+        heaviest = compiled.route.heaviest
+        return self._get(heaviest.model, heaviest.version)
+
+    def versions(self, name: str) -> list[str]:
+        """Return the versions that a name reaches, ascending: a route's, or a model's ready ones."""
+        compiled = self.routes.snapshot.get(name)
+        if compiled is not None:
+            return sorted({variant.version for variant in compiled.route.variants}, key=int)
+        return [served.version for served in self.repository.ready_versions(name)]
+
+    def is_ready(self, name: str, version: str = "") -> bool:
+        """Whether a request would be served now; a route needs each variant that gets traffic.
+
+        Raises:
+            UnknownName: nothing answers to the name or version.
+        """
+        compiled = self.routes.snapshot.get(name)
+        if version:
+            return self._pinned(name, version, compiled).served.is_ready
+        if compiled is None:
+            if not self.repository.has_model(name):
+                raise UnknownName(f"no route and no model is named {name!r}")
+            return bool(self.repository.ready_versions(name))
+        return all(
+            self._get(variant.model, variant.version).is_ready
+            for variant in compiled.route.variants
+            if variant.slots
+        )
+
+
+def read_key(route: Route, request: InferRequest) -> bytes | None:
+    """Return the request's key for a route: the first source that is present and not empty.
+
+    Header values are taken byte for byte; parameters as UTF-8 text.
+    """
+    for source in route.key:
+        if source.kind == "header":
+            header = request.header(source.name)
+            key = header.encode("latin-1", "replace") if header else b""
+        else:
+            key = _parameter_key(request.parameters, source.name)
+        if key:
+            return key
+    return None
+
+
+def _parameter_key(parameters: Mapping[str, ParameterValue], name: str) -> bytes:
+    value = parameters.get(name)
+    if value is None:
+        return b""
+    if isinstance(value, bool):
+        return b"true" if value else b"false"
+    return str(value).encode()

@@ -1,0 +1,158 @@
+"""ModelInferRequest and ModelInferResponse <-> InferRequest and InferResponse.
+
+The only module besides the service that reads protobuf messages of the infer calls. Raw contents
+pass through as they stand; typed contents become raw bytes once. Answers are always raw: the
+clients of the field decode nothing else (protocol note, 4.3).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+import numpy as np
+from google.protobuf.message import DecodeError
+
+from engines.errors import InvalidInput
+from engines.tensors import (
+    BYTES,
+    DATATYPES,
+    Tensor,
+    check_element_count,
+    check_shape,
+    datatype_of,
+    encode_bytes,
+)
+from gateway.errors import MalformedRequest
+from gateway.pb import inference_pb2 as pb
+from gateway.request import InferRequest, InferResponse, ParameterValue
+
+# The field of InferTensorContents that carries a datatype; FP16 and BF16 exist only raw.
+_CONTENTS: Final[Mapping[str, str]] = {
+    "BOOL": "bool_contents",
+    "INT8": "int_contents",
+    "INT16": "int_contents",
+    "INT32": "int_contents",
+    "INT64": "int64_contents",
+    "UINT8": "uint_contents",
+    "UINT16": "uint_contents",
+    "UINT32": "uint_contents",
+    "UINT64": "uint64_contents",
+    "FP32": "fp32_contents",
+    "FP64": "fp64_contents",
+    BYTES: "bytes_contents",
+}
+
+
+def parse(data: bytes, message: Any) -> None:
+    """Parse wire bytes into a message. Any: every generated class.
+
+    Raises:
+        MalformedRequest: they are no such message.
+    """
+    try:
+        message.ParseFromString(data)
+    except DecodeError:
+        name = message.DESCRIPTOR.name
+        raise MalformedRequest(f"the request is no {name} message") from None
+
+
+def decode(data: bytes) -> InferRequest:
+    """Decode a ModelInferRequest.
+
+    Raises:
+        MalformedRequest, InvalidInput: naming the field.
+    """
+    message = pb.ModelInferRequest()
+    parse(data, message)
+    raw = message.raw_input_contents
+    inputs = []
+    if raw and len(raw) != len(message.inputs):
+        raise MalformedRequest(
+            f"raw_input_contents has {len(raw)} entries for {len(message.inputs)} inputs"
+        )
+    for position, tensor in enumerate(message.inputs):
+        if raw and tensor.HasField("contents"):
+            raise MalformedRequest(
+                f"input {tensor.name!r}: has typed contents beside raw_input_contents"
+            )
+        inputs.append(_input(tensor, raw[position] if raw else None))
+    for output in message.outputs:
+        if output.parameters:
+            _check_output(output)
+    return InferRequest(
+        name=message.model_name,
+        version=message.model_version,
+        id=message.id,
+        parameters=parameters(message.parameters) if message.parameters else {},
+        inputs=tuple(inputs),
+        outputs=tuple(output.name for output in message.outputs),
+        protocol="grpc",
+    )
+
+
+def _check_output(output: pb.ModelInferRequest.InferRequestedOutputTensor) -> None:
+    if "classification" in output.parameters:
+        raise InvalidInput(
+            f"output {output.name!r}: the classification extension is not supported"
+        )
+    if "shared_memory_region" in output.parameters:
+        raise InvalidInput(f"output {output.name!r}: shared memory is not supported")
+
+
+def parameters(given: Mapping[str, pb.InferParameter]) -> dict[str, ParameterValue]:
+    """Return request parameters as plain values; one that is not set is left out."""
+    out: dict[str, ParameterValue] = {}
+    for name, parameter in given.items():
+        choice = parameter.WhichOneof("parameter_choice")
+        if choice is not None:
+            out[name] = getattr(parameter, choice)
+    return out
+
+
+def _input(tensor: pb.ModelInferRequest.InferInputTensor, raw: bytes | None) -> Tensor:
+    datatype_of(tensor.datatype, tensor.name)
+    check_shape(tensor.name, tensor.shape)
+    if tensor.parameters and "shared_memory_region" in tensor.parameters:
+        raise InvalidInput(f"input {tensor.name!r}: shared memory is not supported")
+    shape = tuple(tensor.shape)
+    if raw is not None:
+        return Tensor(tensor.name, tensor.datatype, shape, raw)
+    return Tensor(tensor.name, tensor.datatype, shape, _typed(tensor, shape))
+
+
+def _typed(tensor: pb.ModelInferRequest.InferInputTensor, shape: tuple[int, ...]) -> bytes:
+    """Return typed contents as raw bytes.
+
+    Raises:
+        InvalidInput: another datatype's field is used, or an element is out of range.
+    """
+    wanted = _CONTENTS.get(tensor.datatype)
+    if wanted is None:
+        raise InvalidInput(f"input {tensor.name!r}: {tensor.datatype} has only a raw form")
+    for field, _ in tensor.contents.ListFields():
+        if field.name != wanted:
+            raise InvalidInput(
+                f"input {tensor.name!r}: {field.name} given, {tensor.datatype} takes {wanted}"
+            )
+    elements = getattr(tensor.contents, wanted)
+    check_element_count(tensor.name, shape, len(elements))
+    if tensor.datatype == BYTES:
+        return encode_bytes(elements)
+    try:
+        return np.array(elements, dtype=DATATYPES[tensor.datatype].dtype).tobytes()
+    except OverflowError:
+        raise InvalidInput(
+            f"input {tensor.name!r}: an element is out of range for {tensor.datatype}"
+        ) from None
+
+
+def encode(response: InferResponse) -> pb.ModelInferResponse:
+    """Return the answer as a message, every output raw."""
+    message = pb.ModelInferResponse(
+        model_name=response.model, model_version=response.version, id=response.id
+    )
+    for tensor in response.outputs:
+        message.outputs.add(name=tensor.name, datatype=tensor.datatype, shape=tensor.shape)
+        message.raw_output_contents.append(bytes(tensor.data))
+    return message

@@ -1,0 +1,254 @@
+"""The reference gRPC transport: grpcio's aio server over InferenceService.
+
+Knows grpcio and nothing of inference: it moves wire bytes, deadlines, cancellation, metadata and
+statuses. Raw bytes reach the service (no deserializer here), so that a malformed message gets the
+service's own answer rather than grpcio's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable
+from functools import partial
+from typing import Any, Final
+
+import grpc
+import grpc.aio
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from gateway.errors import StatusTable
+from gateway.grpc_api.service import SERVICE, InferenceService, InferReply, Metadata
+from gateway.request import HeaderLookup
+from gateway.sockets import AddressInUse
+
+logger = logging.getLogger(__name__)
+
+STREAM_IN_FLIGHT: Final = 1024
+"""Requests of one stream under way; beyond it the stream is not read."""
+
+# Any: grpcio types its contexts by message; ours are bytes.
+_Context = Any
+_CODES: Final = {status.value[0]: status for status in grpc.StatusCode}
+_COMPRESSION: Final = {
+    "none": grpc.Compression.NoCompression,
+    "gzip": grpc.Compression.Gzip,
+    "deflate": grpc.Compression.Deflate,
+}
+
+
+class GrpcServer:
+    """The gRPC listener.
+
+    Args:
+        service: the methods.
+        statuses: error to status.
+        host, port: address; port 0 picks a free one.
+        limit_bytes: largest message, either way.
+        compression: of answers: none, gzip or deflate.
+
+    Raises:
+        AddressInUse: the address cannot be bound.
+    """
+
+    def __init__(
+        self,
+        *,
+        service: InferenceService,
+        statuses: StatusTable,
+        host: str,
+        port: int,
+        limit_bytes: int,
+        compression: str,
+    ) -> None:
+        self._statuses = statuses
+        self._service = service
+        options = [
+            ("grpc.max_receive_message_length", limit_bytes),
+            ("grpc.max_send_message_length", -1),
+            ("grpc.so_reuseport", 0),
+        ]
+        self._server = grpc.aio.server(options=options, compression=_COMPRESSION[compression])
+        self._server.add_generic_rpc_handlers((_handlers(service, self),))
+        self._health = health.aio.HealthServicer()
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+        names = (SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME)
+        reflection.enable_server_reflection(names, self._server)
+        where = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        try:
+            self.port: int = self._server.add_insecure_port(where)
+        except RuntimeError:
+            why = "address already in use or not available"
+            raise AddressInUse(name="gRPC", host=host, port=port, why=why) from None
+
+    async def start(self) -> None:
+        """Accept connections; health answers NOT_SERVING until `set_ready`."""
+        await self.set_ready(is_ready=False)
+        await self._server.start()
+
+    async def set_ready(self, *, is_ready: bool) -> None:
+        """Tell health clients."""
+        status = health_pb2.HealthCheckResponse.ServingStatus
+        value = status.SERVING if is_ready else status.NOT_SERVING
+        for name in ("", SERVICE):
+            await self._health.set(name, value)
+
+    async def stop(self, drain_s: float) -> None:
+        """Refuse new calls at once, let running ones finish within the drain time."""
+        await self._server.stop(drain_s)
+
+    async def unary(self, handle: Callable[[bytes], bytes], data: bytes, context: _Context) -> bytes:
+        """Answer a call that needs no waiting."""
+        try:
+            return handle(data)
+        except Exception as exc:  # adapter edge: every error becomes a status
+            return await self._abort(context, exc, [])
+
+    async def slow(
+        self, handle: Callable[[bytes], Awaitable[bytes]], data: bytes, context: _Context
+    ) -> bytes:
+        """Answer a call that waits."""
+        try:
+            return await handle(data)
+        except Exception as exc:  # adapter edge: every error becomes a status
+            return await self._abort(context, exc, [])
+
+    async def infer(self, data: bytes, context: _Context) -> bytes:
+        """Answer ModelInfer. Cancellation: the client's reaches the queue."""
+        answered: asyncio.Future[tuple[bytes | Exception, Metadata]]
+        answered = asyncio.get_running_loop().create_future()
+
+        def reply(outcome: bytes | Exception, metadata: Metadata) -> None:
+            if not answered.done():
+                answered.set_result((outcome, metadata))
+
+        typed: InferReply = reply
+        call = self._service.infer(data, _headers(context), _deadline_ns(context), typed)
+        try:
+            outcome, metadata = await answered
+        except asyncio.CancelledError:
+            if call is not None:
+                call.cancel()
+            raise
+        if isinstance(outcome, Exception):
+            return await self._abort(context, outcome, metadata)
+        context.set_trailing_metadata(tuple(metadata))
+        return outcome
+
+    async def stream(self, requests: AsyncIterator[bytes], context: _Context) -> AsyncIterator[bytes]:
+        """Answer ModelStreamInfer: answers in the order of the requests, many under way."""
+        stream = _Stream(self._service, _headers(context), _deadline_ns(context))
+        reader = asyncio.create_task(stream.read(requests))
+        try:
+            async for message in stream.answers():
+                yield message
+        finally:
+            reader.cancel()
+            stream.cancel()
+            await asyncio.gather(reader, return_exceptions=True)
+
+    async def _abort(self, context: _Context, exc: Exception, metadata: Metadata) -> bytes:
+        """End the call with the error's status; never returns."""
+        if not self._statuses.is_known(exc):
+            logger.error("request failed", exc_info=exc)
+        status = self._statuses.of(exc)
+        code = _CODES[int(status.grpc)]
+        await context.abort(code, self._statuses.sentence(exc), tuple(metadata))
+        raise AssertionError("abort raises")
+
+
+class _Stream:
+    """One ModelStreamInfer: requests under way, answered in their order."""
+
+    def __init__(
+        self, service: InferenceService, header: HeaderLookup, deadline_ns: int | None
+    ) -> None:
+        self._service = service
+        self._header = header
+        self._deadline_ns = deadline_ns
+        self._pending: deque[asyncio.Future[bytes]] = deque()
+        self._calls: set[Any] = set()  # Any: Call, by identity
+        self._room = asyncio.Semaphore(STREAM_IN_FLIGHT)
+        self._arrived = asyncio.Event()
+        self._is_complete = False
+
+    async def read(self, requests: AsyncIterator[bytes]) -> None:
+        """Submit what arrives, as long as there is room."""
+        try:
+            async for data in requests:
+                await self._room.acquire()
+                self._submit(data)
+        finally:
+            self._is_complete = True
+            self._arrived.set()
+
+    def _submit(self, data: bytes) -> None:
+        answered: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+
+        def reply(message: bytes) -> None:
+            if not answered.done():
+                answered.set_result(message)
+
+        call = self._service.stream_infer(data, self._header, self._deadline_ns, reply)
+        if call is not None:
+            self._calls.add(call)
+            answered.add_done_callback(lambda _: self._calls.discard(call))
+        self._pending.append(answered)
+        self._arrived.set()
+
+    async def answers(self) -> AsyncIterator[bytes]:
+        """Yield the answers until the client has ended the stream and all are sent."""
+        while True:
+            while self._pending:
+                message = await self._pending[0]
+                self._pending.popleft()
+                self._room.release()
+                yield message
+            if self._is_complete:
+                return
+            self._arrived.clear()
+            await self._arrived.wait()
+
+    def cancel(self) -> None:
+        """Give up what is still under way."""
+        for call in list(self._calls):
+            call.cancel()
+
+
+def _headers(context: _Context) -> HeaderLookup:
+    """Look metadata up lazily; most requests never ask."""
+
+    def lookup(name: str) -> str | None:
+        for key, value in context.invocation_metadata() or ():
+            if key == name:
+                return value if isinstance(value, str) else value.decode("latin-1")
+        return None
+
+    return lookup
+
+
+def _deadline_ns(context: _Context) -> int | None:
+    remaining_s = context.time_remaining()
+    if remaining_s is None:
+        return None
+    return time.monotonic_ns() + int(remaining_s * 1e9)
+
+
+def _handlers(service: InferenceService, server: GrpcServer) -> grpc.GenericRpcHandler:
+    """Return the method table for grpcio; no serializers: bytes pass through."""
+    handlers: dict[str, Any] = {  # Any: grpcio's handler tuples
+        name: grpc.unary_unary_rpc_method_handler(partial(server.unary, handle))
+        for name, handle in service.unary.items()
+    }
+    handlers |= {
+        name: grpc.unary_unary_rpc_method_handler(partial(server.slow, handle))
+        for name, handle in service.slow.items()
+    }
+    handlers["ModelInfer"] = grpc.unary_unary_rpc_method_handler(server.infer)
+    handlers["ModelStreamInfer"] = grpc.stream_stream_rpc_method_handler(server.stream)
+    return grpc.method_handlers_generic_handler(SERVICE, handlers)
+
+

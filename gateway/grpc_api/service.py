@@ -1,0 +1,214 @@
+"""The methods of inference.GRPCInferenceService: wire bytes in, wire bytes out.
+
+Knows messages and the catalog; knows no transport. Every transport serves these same tables, so
+that an answer cannot depend on which one is configured: `unary` answers at once, `slow` waits (load
+and unload), `infer` and `stream_infer` answer through a callback.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, Final
+
+from gateway.catalog import EXTENSIONS, SERVER_NAME, Catalog, RepositoryControl, StatisticsRow
+from gateway.errors import NotSupported, StatusTable
+from gateway.grpc_api import codec
+from gateway.pb import inference_pb2 as pb
+from gateway.pipeline import Call, Pipeline
+from gateway.request import HeaderLookup, InferResponse, ServedBy
+from gateway.statistics import Duration
+
+SERVICE: Final = pb.DESCRIPTOR.services_by_name["GRPCInferenceService"].full_name
+
+Unary = Callable[[bytes], bytes]
+Slow = Callable[[bytes], Awaitable[bytes]]
+Metadata = list[tuple[str, str]]
+InferReply = Callable[[bytes | Exception, Metadata], None]
+"""Takes the serialized answer or the error, and the trailing metadata."""
+
+
+class InferenceService:
+    """The service's methods, by name."""
+
+    def __init__(
+        self,
+        *,
+        pipeline: Pipeline,
+        catalog: Catalog,
+        control: RepositoryControl,
+        statuses: StatusTable,
+    ) -> None:
+        self._pipeline = pipeline
+        self._catalog = catalog
+        self._control = control
+        self._statuses = statuses
+        self.unary: Mapping[str, Unary] = {
+            "ServerLive": self._server_live,
+            "ServerReady": self._server_ready,
+            "ModelReady": self._model_ready,
+            "ServerMetadata": self._server_metadata,
+            "ModelMetadata": self._model_metadata,
+            "ModelConfig": self._model_config,
+            "ModelStatistics": self._model_statistics,
+            "RepositoryIndex": self._repository_index,
+        }
+        self.slow: Mapping[str, Slow] = {
+            "RepositoryModelLoad": self._load,
+            "RepositoryModelUnload": self._unload,
+        }
+
+    def infer(
+        self, data: bytes, header: HeaderLookup, deadline_ns: int | None, reply: InferReply
+    ) -> Call | None:
+        """Start a ModelInfer; `reply` is called once, possibly before this returns.
+
+        Returns:
+            The call, to cancel; None if it was answered because it could not be decoded.
+        """
+
+        def answer(outcome: InferResponse | Exception, served_by: ServedBy) -> None:
+            if isinstance(outcome, Exception):
+                reply(outcome, served_by.headers())
+            else:
+                reply(codec.encode(outcome).SerializeToString(), served_by.headers())
+
+        try:
+            request = codec.decode(data)
+        except Exception as exc:  # adapter edge: every error becomes an answer
+            reply(exc, [])
+            return None
+        request.header = header
+        request.deadline_ns = deadline_ns
+        return self._pipeline.submit(request, answer)
+
+    def stream_infer(
+        self, data: bytes, header: HeaderLookup, deadline_ns: int | None, reply: Callable[[bytes], None]
+    ) -> Call | None:
+        """Start one request of a ModelStreamInfer; an error is a message of the stream."""
+
+        def answer(outcome: InferResponse | Exception, served_by: ServedBy) -> None:
+            if isinstance(outcome, Exception):
+                reply(self._stream_error(outcome, request.id))
+                return
+            message = pb.ModelStreamInferResponse(infer_response=codec.encode(outcome))
+            for key, value in served_by.headers():
+                message.infer_response.parameters[key].string_param = value
+            reply(message.SerializeToString())
+
+        try:
+            request = codec.decode(data)
+        except Exception as exc:  # adapter edge: every error becomes an answer
+            reply(self._stream_error(exc, ""))
+            return None
+        request.header = header
+        request.deadline_ns = deadline_ns
+        return self._pipeline.submit(request, answer)
+
+    def _stream_error(self, exc: Exception, request_id: str) -> bytes:
+        message = pb.ModelStreamInferResponse(error_message=self._statuses.sentence(exc))
+        message.infer_response.id = request_id
+        return message.SerializeToString()
+
+    def _server_live(self, _: bytes) -> bytes:
+        return pb.ServerLiveResponse(live=True).SerializeToString()
+
+    def _server_ready(self, _: bytes) -> bytes:
+        return pb.ServerReadyResponse(ready=self._catalog.is_server_ready()).SerializeToString()
+
+    def _model_ready(self, data: bytes) -> bytes:
+        request = pb.ModelReadyRequest()
+        codec.parse(data, request)
+        ready = self._catalog.is_model_ready(request.name, request.version)
+        return pb.ModelReadyResponse(ready=ready).SerializeToString()
+
+    def _server_metadata(self, _: bytes) -> bytes:
+        version = self._catalog.server_version()
+        answer = pb.ServerMetadataResponse(name=SERVER_NAME, version=version, extensions=EXTENSIONS)
+        return answer.SerializeToString()
+
+    def _model_metadata(self, data: bytes) -> bytes:
+        request = pb.ModelMetadataRequest()
+        codec.parse(data, request)
+        info = self._catalog.metadata(request.name, request.version)
+        answer = pb.ModelMetadataResponse(
+            name=info.name, versions=info.versions, platform=info.platform
+        )
+        for specs, field in ((info.inputs, answer.inputs), (info.outputs, answer.outputs)):
+            for spec in specs:
+                field.add(name=spec.name, datatype=spec.datatype, shape=spec.shape)
+        return answer.SerializeToString()
+
+    def _model_config(self, data: bytes) -> bytes:
+        request = pb.ModelConfigRequest()
+        codec.parse(data, request)
+        document = self._catalog.config(request.name, request.version)
+        answer = pb.ModelConfigResponse()
+        answer.config.ParseFromString(document.wire)
+        return answer.SerializeToString()
+
+    def _model_statistics(self, data: bytes) -> bytes:
+        request = pb.ModelStatisticsRequest()
+        codec.parse(data, request)
+        rows = self._catalog.statistics(request.name, request.version)
+        answer = pb.ModelStatisticsResponse(model_stats=[_statistics(row) for row in rows])
+        return answer.SerializeToString()
+
+    def _repository_index(self, data: bytes) -> bytes:
+        request = pb.RepositoryIndexRequest()
+        codec.parse(data, request)
+        answer = pb.RepositoryIndexResponse()
+        for row in self._catalog.index(ready_only=request.ready):
+            answer.models.add(
+                name=row.model, version=row.version, state=row.state.value, reason=row.reason
+            )
+        return answer.SerializeToString()
+
+    async def _load(self, data: bytes) -> bytes:
+        request = pb.RepositoryModelLoadRequest()
+        codec.parse(data, request)
+        if request.parameters:
+            raise NotSupported("load parameters (config overrides, file uploads) are not supported")
+        await self._control.load(request.model_name)
+        return pb.RepositoryModelLoadResponse().SerializeToString()
+
+    async def _unload(self, data: bytes) -> bytes:
+        request = pb.RepositoryModelUnloadRequest()
+        codec.parse(data, request)
+        await self._control.unload(request.model_name)
+        return pb.RepositoryModelUnloadResponse().SerializeToString()
+
+
+def _statistics(row: StatisticsRow) -> pb.ModelStatistics:
+    s = row.statistics
+    inference = pb.InferStatistics(
+        success=_duration(s.success),
+        fail=_duration(s.fail),
+        queue=_duration(s.queue),
+        compute_input=_duration(s.compute_input),
+        compute_infer=_duration(s.compute_infer),
+        compute_output=_duration(s.compute_output),
+        cache_hit=pb.StatisticDuration(),
+        cache_miss=pb.StatisticDuration(),
+    )
+    batches: list[Any] = [  # Any: nested generated class
+        pb.InferBatchStatistics(
+            batch_size=rows,
+            compute_input=_duration(batch.compute_input),
+            compute_infer=_duration(batch.compute_infer),
+            compute_output=_duration(batch.compute_output),
+        )
+        for rows, batch in sorted(s.batches.items())
+    ]
+    return pb.ModelStatistics(
+        name=row.name,
+        version=row.version,
+        last_inference=s.last_inference_ms,
+        inference_count=s.inference_count,
+        execution_count=s.execution_count,
+        inference_stats=inference,
+        batch_stats=batches,
+    )
+
+
+def _duration(duration: Duration) -> pb.StatisticDuration:
+    return pb.StatisticDuration(count=duration.count, ns=duration.ns)

@@ -1,0 +1,256 @@
+"""Every metric: its name, labels and buckets, and how it is counted.
+
+The request path adds to plain numbers (no lock: one event loop counts); prometheus_client only
+writes them out when somebody scrapes. Labels are bounded: routes and models come from the
+configuration, never from a request.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Final
+
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    Metric,
+)
+from prometheus_client.registry import Collector
+
+from engines.batcher import BatcherStatistics, BatchReport, Executed
+from engines.repository import ServedVersion, VersionState
+from gateway.directory import Target
+from gateway.errors import Code
+from gateway.prediction_log.writer import LogStatistics
+
+# Seconds. From an in-process tiny model to a large image model on a CPU.
+LATENCY_BUCKETS: Final = (
+    0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0,
+)  # fmt: skip
+STAGE_BUCKETS: Final = (0.0001, 0.0002, *LATENCY_BUCKETS)
+ROWS_BUCKETS: Final = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
+_LABELS: Final = ("route", "variant", "model", "version")
+_VERSION_LABELS: Final = ("model", "version")
+
+
+class Histogram:
+    """Counts by bucket and a sum; O(log buckets) to add to."""
+
+    __slots__ = ("_bounds", "counts", "total")
+
+    def __init__(self, bounds: Sequence[float]) -> None:
+        self._bounds = bounds
+        self.counts = [0] * (len(bounds) + 1)
+        self.total = 0.0
+
+    def observe(self, value: float) -> None:
+        """Count one value."""
+        self.counts[bisect_left(self._bounds, value)] += 1
+        self.total += value
+
+    def cumulative(self) -> list[tuple[str, float]]:
+        """Return (upper bound, values at or below it) as Prometheus wants them."""
+        out, running = [], 0
+        for bound, count in zip((*self._bounds, float("inf")), self.counts, strict=True):
+            running += count
+            out.append(("+Inf" if bound == float("inf") else str(float(bound)), float(running)))
+        return out
+
+
+class _Cell:
+    """The numbers of one (route, variant, model, version)."""
+
+    __slots__ = ("by_code", "infer", "latency", "queue")
+
+    def __init__(self) -> None:
+        self.by_code: dict[tuple[str, int], int] = {}
+        self.latency = Histogram(LATENCY_BUCKETS)
+        self.queue = Histogram(STAGE_BUCKETS)
+        self.infer = Histogram(STAGE_BUCKETS)
+
+
+_CellKey = tuple[str, str, str, str]
+
+
+class RequestMetrics:
+    """What the pipeline counts per request, and the repository per batch."""
+
+    def __init__(self) -> None:
+        self.cells: dict[_CellKey, _Cell] = {}
+        self.batch_rows: dict[tuple[str, str], Histogram] = {}
+        self.batch_requests: dict[tuple[str, str], int] = {}
+
+    def observe(
+        self,
+        target: Target | None,
+        protocol: str,
+        code: int,
+        total_ns: int,
+        executed: Executed | None,
+    ) -> None:
+        """Count one answered request; `code` is its gRPC status on either protocol."""
+        if target is None:
+            key = ("", "", "", "")
+        else:
+            served = target.served
+            key = (target.route, target.variant, served.model, served.version)
+        cell = self.cells.get(key)
+        if cell is None:
+            cell = self.cells[key] = _Cell()
+        by_code = (protocol, code)
+        cell.by_code[by_code] = cell.by_code.get(by_code, 0) + 1
+        cell.latency.observe(total_ns / 1e9)
+        if executed is not None:
+            cell.queue.observe(executed.queue_ns / 1e9)
+            cell.infer.observe(executed.infer_ns / 1e9)
+
+    def observe_batch(self, served: ServedVersion, report: BatchReport) -> None:
+        """Count one executed batch."""
+        key = (served.model, served.version)
+        histogram = self.batch_rows.get(key)
+        if histogram is None:
+            histogram = self.batch_rows[key] = Histogram(ROWS_BUCKETS)
+        histogram.observe(report.rows)
+        self.batch_requests[key] = self.batch_requests.get(key, 0) + report.requests
+
+
+class MetricsCollector(Collector):
+    """Writes all metrics out, at scrape time, on the event loop.
+
+    Args:
+        version: of this software.
+        requests: the counters of the request path.
+        versions: returns the repository's versions now.
+        log: returns the prediction log's counters now, or None without a log.
+        is_ready: returns the process's readiness now.
+    """
+
+    def __init__(
+        self,
+        *,
+        version: str,
+        requests: RequestMetrics,
+        versions: Callable[[], Iterable[ServedVersion]],
+        log: Callable[[], LogStatistics | None],
+        is_ready: Callable[[], bool],
+    ) -> None:
+        self._version = version
+        self._requests = requests
+        self._versions = versions
+        self._log = log
+        self._is_ready = is_ready
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield every family."""
+        build = GaugeMetricFamily("sluice_build_info", "Version of Sluice.", labels=["version"])
+        build.add_metric([self._version], 1)
+        yield build
+        ready = GaugeMetricFamily("sluice_ready", "1 while new requests are accepted.")
+        ready.add_metric([], float(self._is_ready()))
+        yield ready
+        yield from self._request_families()
+        yield from self._batch_families()
+        yield from self._version_families()
+        statistics = self._log()
+        if statistics is not None:
+            yield from _log_families(statistics)
+
+    def _request_families(self) -> Iterator[Metric]:
+        requests = CounterMetricFamily(
+            "sluice_requests",
+            "Answered prediction requests; code is the gRPC status name on either protocol.",
+            labels=[*_LABELS, "protocol", "code"],
+        )
+        errors = CounterMetricFamily(
+            "sluice_errors",
+            "Prediction requests answered with an error.",
+            labels=[*_LABELS, "protocol", "code"],
+        )
+        latency, queue, infer = (
+            HistogramMetricFamily(f"sluice_{name}_seconds", text, labels=_LABELS)
+            for name, text in (
+                ("request_latency", "From the decoded request to its answer."),
+                ("queue_delay", "From admission to the start of the batch."),
+                ("inference", "Execution of the batch that the request shared."),
+            )
+        )
+        for key, cell in self._requests.cells.items():
+            for (protocol, code), count in cell.by_code.items():
+                requests.add_metric([*key, protocol, Code(code).name], count)
+                if code:
+                    errors.add_metric([*key, protocol, Code(code).name], count)
+            for family, histogram in (
+                (latency, cell.latency),
+                (queue, cell.queue),
+                (infer, cell.infer),
+            ):
+                family.add_metric(key, histogram.cumulative(), histogram.total)
+        yield from (requests, errors, latency, queue, infer)
+
+    def _batch_families(self) -> Iterator[Metric]:
+        rows = HistogramMetricFamily(
+            "sluice_batch_rows", "Rows of the executed batches.", labels=_VERSION_LABELS
+        )
+        requests = CounterMetricFamily(
+            "sluice_batched_requests", "Requests in the executed batches.", labels=_VERSION_LABELS
+        )
+        for key, histogram in self._requests.batch_rows.items():
+            rows.add_metric(key, histogram.cumulative(), histogram.total)
+            requests.add_metric(key, self._requests.batch_requests[key])
+        yield from (rows, requests)
+
+    def _version_families(self) -> Iterator[Metric]:
+        ready = GaugeMetricFamily(
+            "sluice_version_ready", "1 while the version serves.", labels=_VERSION_LABELS
+        )
+        gauges = {
+            name: GaugeMetricFamily(f"sluice_{name}", text, labels=_VERSION_LABELS)
+            for name, text in (
+                ("queued_rows", "Rows waiting for a batch."),
+                ("busy_instances", "Instances executing a batch."),
+                ("instances", "Loaded instances."),
+            )
+        }
+        batches = CounterMetricFamily(
+            "sluice_batches",
+            "Batches by the reason that closed them.",
+            labels=[*_VERSION_LABELS, "reason"],
+        )
+        refused = CounterMetricFamily(
+            "sluice_queue_refused", "Requests refused by a full queue.", labels=_VERSION_LABELS
+        )
+        for served in self._versions():
+            key = [served.model, served.version]
+            ready.add_metric(key, float(served.state is VersionState.READY))
+            if not served.is_ready:
+                continue
+            statistics: BatcherStatistics = served.batcher.statistics()
+            gauges["queued_rows"].add_metric(key, statistics.queue.queued_rows)
+            gauges["busy_instances"].add_metric(key, statistics.busy_instances)
+            gauges["instances"].add_metric(key, statistics.instances)
+            refused.add_metric(key, statistics.queue.refused)
+            for reason, count in statistics.queue.batches_by_reason.items():
+                batches.add_metric([*key, reason], count)
+        yield from (ready, *gauges.values(), batches, refused)
+
+
+def _log_families(statistics: LogStatistics) -> Iterator[Metric]:
+    records = CounterMetricFamily(
+        "sluice_log_records",
+        "Prediction records: accepted = written + dropped + those still buffered.",
+        labels=["result", "reason"],
+    )
+    records.add_metric(["accepted", ""], statistics.offered)
+    records.add_metric(["written", ""], statistics.written)
+    for reason, count in statistics.dropped.items():
+        records.add_metric(["dropped", reason], count)
+    yield records
+    for name, text, value in (
+        ("buffered_records", "Records buffered or on their way.", statistics.buffered),
+        ("sink_up", "1 while Redis takes records.", int(statistics.is_sink_up)),
+    ):
+        gauge = GaugeMetricFamily(f"sluice_log_{name}", text)
+        gauge.add_metric([], value)
+        yield gauge

@@ -1,0 +1,25 @@
+"""Binds listening sockets; a taken port is an error with the port's name in it."""
+
+from __future__ import annotations
+
+import socket
+
+
+class AddressInUse(Exception):
+    """A listener's address cannot be bound."""
+
+    def __init__(self, *, name: str, host: str, port: int, why: str) -> None:
+        super().__init__(f"cannot listen on {host}:{port} for {name}: {why}")
+
+
+def bind(name: str, host: str, port: int) -> socket.socket:
+    """Return a bound TCP socket; raises AddressInUse."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        sock.bind((host, port))
+    except OSError as exc:
+        sock.close()
+        raise AddressInUse(name=name, host=host, port=port, why=exc.strerror or str(exc)) from None
+    return sock
