@@ -27,8 +27,8 @@ Array = npt.NDArray[Any]
 Raw = bytes | bytearray | memoryview
 
 BYTES: Final = "BYTES"
-MAX_ELEMENTS: Final = 1 << 56
-"""Bound of a shape's element count, so that its byte count fits the addresses of any machine."""
+MAX_ELEMENTS: Final = 1 << 48
+"""Bound of a shape's element count: even a batch of such shapes has a size that numpy takes."""
 _LENGTH = struct.Struct("<I")
 
 

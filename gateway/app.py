@@ -1,4 +1,4 @@
-"""The composition root: the one file that knows every concrete class, and the order of start and stop.
+"""The composition root: the one file that knows every concrete class, and how to start and stop.
 
 Start: bind every port, so that a taken one is an error at once; serve health and metrics while the
 models load; become ready. Stop, in this written order:
@@ -57,7 +57,9 @@ def engine_loaders() -> Mapping[str, EngineLoader]:
     try:
         from engines import ort
     except ImportError:
-        logger.warning("onnxruntime is not installed", extra={"hint": "install sluice-gateway[cpu]"})
+        logger.warning(
+            "onnxruntime is not installed", extra={"hint": "install sluice-gateway[cpu]"}
+        )
     else:
         loaders["onnxruntime"] = ort.load
     return loaders
@@ -129,7 +131,11 @@ class App:
     def _make_log(self) -> PredictionLog | NoPredictionLog:
         settings, redis = self.config.prediction_log, self.config.redis
         if redis is None or not settings.enabled:
-            why = "there is no [redis] section" if redis is None else "prediction_log.enabled is false"
+            why = (
+                "there is no [redis] section"
+                if redis is None
+                else "prediction_log.enabled is false"
+            )
             logger.warning("serving without a prediction log", extra={"reason": why})
             return NoPredictionLog()
         http_port = self.config.server.http.rpartition(":")[2]

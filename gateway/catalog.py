@@ -150,9 +150,7 @@ class Catalog:
             return [self._version_row(served.model, served.version)]
         if not self._repository.has_model(name):
             raise UnknownName(f"no route and no model is named {name!r}")
-        return [
-            self._version_row(name, s.version) for s in self._repository.ready_versions(name)
-        ]
+        return [self._version_row(name, s.version) for s in self._repository.ready_versions(name)]
 
     def _version_row(self, model: str, version: str) -> StatisticsRow:
         row = self._statistics.row(model, version)

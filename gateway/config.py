@@ -9,7 +9,7 @@ where it is no TOML.
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -38,7 +38,7 @@ class _Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     """A table of the file: unknown keys are errors."""
 
 
-class ServerConfig(_Section):
+class ServerConfig(_Section, frozen=True):
     """Addresses and limits of the listeners."""
 
     http: str = "127.0.0.1:8000"
@@ -61,7 +61,7 @@ class ServerConfig(_Section):
     """Name of this process in stream keys; empty: host name and HTTP port."""
 
 
-class ModelsConfig(_Section):
+class ModelsConfig(_Section, frozen=True):
     """The model repository."""
 
     repository: str = "models"
@@ -76,14 +76,14 @@ class ModelsConfig(_Section):
     """Threads per instance; 0: the usable cores shared by a model's instances."""
 
 
-class RedisConfig(_Section):
+class RedisConfig(_Section, frozen=True):
     """The Redis or Valkey server that takes the prediction log."""
 
     url: str
     """redis://, rediss:// or unix://; a password belongs into the environment override."""
 
 
-class PredictionLogConfig(_Section):
+class PredictionLogConfig(_Section, frozen=True):
     """The prediction log: what is buffered, written and kept."""
 
     enabled: bool = True
@@ -103,7 +103,7 @@ class PredictionLogConfig(_Section):
     """Bytes kept of one tensor; the rest is cut and flagged."""
 
 
-class VariantConfig(_Section):
+class VariantConfig(_Section, frozen=True):
     """One arm of a route."""
 
     model: Name
@@ -112,7 +112,7 @@ class VariantConfig(_Section):
     """Percent; a route's weights sum to exactly 100; at most four decimals."""
 
 
-class RouteConfig(_Section):
+class RouteConfig(_Section, frozen=True):
     """A public name and its split."""
 
     variants: dict[Name, VariantConfig]
@@ -122,7 +122,7 @@ class RouteConfig(_Section):
     """Shuffles the key space; empty: the route's name."""
 
 
-class Config(_Section):
+class Config(_Section, frozen=True):
     """The whole file."""
 
     server: ServerConfig = ServerConfig()
@@ -156,27 +156,65 @@ def parse(document: Mapping[str, Any]) -> Config:  # Any: a TOML document before
         ConfigError: with the path of the field at fault.
     """
     try:
-        config = msgspec.convert(_plain_floats(document), Config)
+        config = msgspec.convert(_typed(document), Config)
     except msgspec.ValidationError as exc:
-        sentence, _, path = str(exc).partition(" - at `")
-        raise ConfigError(path.rstrip("`") or "$", sentence) from None
+        raise _as_config_error(exc, document) from None
     for field in ("http", "grpc", "metrics", "admin"):
         address(getattr(config.server, field), path=f"$.server.{field}")
     routes(config)
     return config
 
 
-def _plain_floats(value: Any, *, is_weight: bool = False) -> Any:  # Any: TOML
-    """Keep decimals exact where they are weights; elsewhere they are floats."""
+def _as_config_error(exc: msgspec.ValidationError, document: Mapping[str, Any]) -> ConfigError:
+    """Return the error with its whole path: msgspec writes ``[...]`` for the keys of a map."""
+    sentence, _, path = str(exc).partition(" - at `")
+    path = path.rstrip("`") or "$"
+    while "[...]" in path:
+        parents = path.partition("[...]")[0].removeprefix("$.").split(".")
+        key = next((k for k in _at(document, parents) if _fails_alone(document, parents, k)), None)
+        if key is None:
+            break
+        document = _only(document, parents, key)
+        path = path.replace("[...]", f".{key}", 1)
+    return ConfigError(path, sentence)
+
+
+def _at(document: Mapping[str, Any], keys: Sequence[str]) -> Mapping[str, Any]:
+    for key in keys:
+        document = document[key]
+    return document
+
+
+def _only(document: Mapping[str, Any], keys: Sequence[str], key: str) -> dict[str, Any]:
+    """Return the document with the table at `keys` reduced to one of its keys."""
+    if not keys:
+        return {key: document[key]}
+    return {**document, keys[0]: _only(document[keys[0]], keys[1:], key)}
+
+
+def _fails_alone(document: Mapping[str, Any], keys: Sequence[str], key: str) -> bool:
+    try:
+        msgspec.convert(_typed(_only(document, keys, key)), Config)
+    except msgspec.ValidationError:
+        return True
+    return False
+
+
+def _typed(value: Any, path: str = "$") -> Any:  # Any: TOML
+    """Return weights as exact decimals and every other number as TOML means it.
+
+    Raises:
+        ConfigError: a weight that is no number (msgspec would take text for a decimal).
+    """
     if isinstance(value, Mapping):
-        return {k: _plain_floats(v, is_weight=k == "weight") for k, v in value.items()}
+        return {k: _typed(v, f"{path}.{k}") for k, v in value.items()}
     if isinstance(value, list):
-        return [_plain_floats(item) for item in value]
-    if isinstance(value, Decimal) and not is_weight:
-        return float(value)
-    if is_weight and isinstance(value, int) and not isinstance(value, bool):
+        return [_typed(item, f"{path}[{n}]") for n, item in enumerate(value)]
+    if path.endswith(".weight"):
+        if isinstance(value, bool) or not isinstance(value, int | Decimal):
+            raise ConfigError(path, f"Expected a number, got `{type(value).__name__}`")
         return Decimal(value)
-    return value
+    return float(value) if isinstance(value, Decimal) else value
 
 
 def override(document: dict[str, Any], environ: Mapping[str, str]) -> None:
@@ -194,7 +232,9 @@ def override(document: dict[str, Any], environ: Mapping[str, str]) -> None:
             table = table.setdefault(_key(table, part), {})
             if not isinstance(table, dict):
                 raise ConfigError(variable, f"{part.lower()!r} is a value, not a table")
-        table[_key(table, leaf)] = _value(environ[variable])
+        key = _key(table, leaf)
+        text = environ[variable]
+        table[key] = text if _is_plain_text(table.get(key), text) else _value(text)
 
 
 def _key(table: Mapping[str, Any], part: str) -> str:
@@ -204,6 +244,11 @@ def _key(table: Mapping[str, Any], part: str) -> str:
         if key.lower().replace("-", "_") == wanted:
             return key
     return wanted
+
+
+def _is_plain_text(current: Any, text: str) -> bool:  # Any: TOML
+    """Whether an override of text is meant as it stands: ``2`` for a version is no number."""
+    return isinstance(current, str) and not text.startswith(('"', "'"))
 
 
 def _value(text: str) -> Any:  # Any: TOML

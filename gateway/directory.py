@@ -125,7 +125,7 @@ class Directory:
         return self._get(heaviest.model, heaviest.version)
 
     def versions(self, name: str) -> list[str]:
-        """Return the versions that a name reaches, ascending: a route's, or a model's ready ones."""
+        """Return the versions a name reaches, ascending: a route's, or a model's ready ones."""
         compiled = self.routes.snapshot.get(name)
         if compiled is not None:
             return sorted({variant.version for variant in compiled.route.variants}, key=int)

@@ -17,6 +17,7 @@ class GatewayError(Exception):
     """Family of the gateway's own errors."""
 
     def __new__(cls, *args: object, **kwargs: object) -> GatewayError:
+        """Refuse to make the family itself."""
         if cls is GatewayError:
             raise TypeError("GatewayError is a family: raise one of its members")
         return super().__new__(cls)

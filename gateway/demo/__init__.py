@@ -1,0 +1,1 @@
+"""The demonstration: a digit classifier, trained, served and queried."""

@@ -1,0 +1,1 @@
+"""The gRPC adapter: codec, service and the reference transport on grpcio."""

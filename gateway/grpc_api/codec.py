@@ -93,9 +93,7 @@ def decode(data: bytes) -> InferRequest:
 
 def _check_output(output: pb.ModelInferRequest.InferRequestedOutputTensor) -> None:
     if "classification" in output.parameters:
-        raise InvalidInput(
-            f"output {output.name!r}: the classification extension is not supported"
-        )
+        raise InvalidInput(f"output {output.name!r}: the classification extension is not supported")
     if "shared_memory_region" in output.parameters:
         raise InvalidInput(f"output {output.name!r}: shared memory is not supported")
 

@@ -91,7 +91,7 @@ class GrpcServer:
 
     async def set_ready(self, *, is_ready: bool) -> None:
         """Tell health clients."""
-        status = health_pb2.HealthCheckResponse.ServingStatus
+        status = health_pb2.HealthCheckResponse
         value = status.SERVING if is_ready else status.NOT_SERVING
         for name in ("", SERVICE):
             await self._health.set(name, value)
@@ -100,7 +100,9 @@ class GrpcServer:
         """Refuse new calls at once, let running ones finish within the drain time."""
         await self._server.stop(drain_s)
 
-    async def unary(self, handle: Callable[[bytes], bytes], data: bytes, context: _Context) -> bytes:
+    async def unary(
+        self, handle: Callable[[bytes], bytes], data: bytes, context: _Context
+    ) -> bytes:
         """Answer a call that needs no waiting."""
         try:
             return handle(data)
@@ -138,7 +140,9 @@ class GrpcServer:
         context.set_trailing_metadata(tuple(metadata))
         return outcome
 
-    async def stream(self, requests: AsyncIterator[bytes], context: _Context) -> AsyncIterator[bytes]:
+    async def stream(
+        self, requests: AsyncIterator[bytes], context: _Context
+    ) -> AsyncIterator[bytes]:
         """Answer ModelStreamInfer: answers in the order of the requests, many under way."""
         stream = _Stream(self._service, _headers(context), _deadline_ns(context))
         reader = asyncio.create_task(stream.read(requests))
@@ -237,7 +241,9 @@ def _deadline_ns(context: _Context) -> int | None:
     return time.monotonic_ns() + int(remaining_s * 1e9)
 
 
-def _handlers(service: InferenceService, server: GrpcServer) -> grpc.GenericRpcHandler:
+def _handlers(
+    service: InferenceService, server: GrpcServer
+) -> grpc.GenericRpcHandler:
     """Return the method table for grpcio; no serializers: bytes pass through."""
     handlers: dict[str, Any] = {  # Any: grpcio's handler tuples
         name: grpc.unary_unary_rpc_method_handler(partial(server.unary, handle))
@@ -250,5 +256,3 @@ def _handlers(service: InferenceService, server: GrpcServer) -> grpc.GenericRpcH
     handlers["ModelInfer"] = grpc.unary_unary_rpc_method_handler(server.infer)
     handlers["ModelStreamInfer"] = grpc.stream_stream_rpc_method_handler(server.stream)
     return grpc.method_handlers_generic_handler(SERVICE, handlers)
-
-

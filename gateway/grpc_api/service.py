@@ -82,7 +82,11 @@ class InferenceService:
         return self._pipeline.submit(request, answer)
 
     def stream_infer(
-        self, data: bytes, header: HeaderLookup, deadline_ns: int | None, reply: Callable[[bytes], None]
+        self,
+        data: bytes,
+        header: HeaderLookup,
+        deadline_ns: int | None,
+        reply: Callable[[bytes], None],
     ) -> Call | None:
         """Start one request of a ModelStreamInfer; an error is a message of the stream."""
 

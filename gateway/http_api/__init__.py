@@ -1,0 +1,1 @@
+"""HTTP adapters: the predict, metrics and admin listeners."""

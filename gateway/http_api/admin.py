@@ -29,7 +29,9 @@ class AdminEndpoints:
     async def list_routes(self, _: Request) -> Response:
         """GET /v1/routes."""
         snapshot = self._routes.snapshot
-        return json_answer({"routes": [document(snapshot[name].route) for name in sorted(snapshot)]})
+        return json_answer(
+            {"routes": [document(snapshot[name].route) for name in sorted(snapshot)]}
+        )
 
     async def get_route(self, request: Request) -> Response:
         """GET /v1/routes/{name}."""

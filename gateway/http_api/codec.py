@@ -257,9 +257,10 @@ def _flatten(name: str, datatype: str, shape: Sequence[int], data: msgspec.Raw) 
             raise InvalidInput(f"input {name!r}: data is not nested as shape {list(shape)}")
         level = [element for item in lists for element in item]
     try:
-        return msgspec.convert(level, _ELEMENTS[DATATYPES[datatype].dtype.kind])
+        flat: list[Any] = msgspec.convert(level, _ELEMENTS[DATATYPES[datatype].dtype.kind])
     except msgspec.ValidationError as exc:
         raise InvalidInput(f"input {name!r}: data for {datatype}: {exc}") from None
+    return flat
 
 
 def decode_raw(
@@ -282,7 +283,9 @@ def decode_raw(
         shape = batch + (1,) * len(item_shape)
         data: Raw = encode_bytes([bytes(body)])
     else:
-        shape = batch + _guess(spec.name, item_shape, len(body), DATATYPES[spec.datatype].item_bytes)
+        shape = batch + _guess(
+            spec.name, item_shape, len(body), DATATYPES[spec.datatype].item_bytes
+        )
         data = body
     tensor = Tensor(spec.name, spec.datatype, shape, data)
     request = InferRequest(name=name, version=version, inputs=(tensor,), protocol="http")

@@ -56,9 +56,7 @@ class InferEndpoint:
         version = scope["path_params"].get("version", "")
         body = await bodies.read_body(scope, receive, self._limit_bytes)
         deadline_ns = _deadline_ns(scope)
-        length = codec.header_length(
-            bodies.header(scope, codec.HEADER_LENGTH.encode()), len(body)
-        )
+        length = codec.header_length(bodies.header(scope, codec.HEADER_LENGTH.encode()), len(body))
         if length == 0:
             signature = self._catalog.signature(name, version)
             request, form = codec.decode_raw(name, version, body, signature)

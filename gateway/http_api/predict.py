@@ -41,9 +41,7 @@ def json_answer(content: _Json, status: int = 200) -> Response:
 class PredictEndpoints:
     """The calls around inference, one method per path."""
 
-    def __init__(
-        self, *, catalog: Catalog, control: RepositoryControl, limit_bytes: int
-    ) -> None:
+    def __init__(self, *, catalog: Catalog, control: RepositoryControl, limit_bytes: int) -> None:
         self._catalog = catalog
         self._control = control
         self._limit_bytes = limit_bytes
@@ -226,9 +224,8 @@ def error_handlers(statuses: StatusTable) -> dict[Any, Any]:  # Any: starlette's
         status, content, headers = bodies.error_answer(statuses, exc)
         return Response(content, status, {k.decode(): v.decode() for k, v in headers})
 
-    return {HTTPException: on_http, Exception: on_error} | {
-        family: on_error for family in statuses.families()
-    }
+    handlers: dict[Any, Any] = {HTTPException: on_http, Exception: on_error}  # Any: as above
+    return handlers | dict.fromkeys(statuses.families(), on_error)
 
 
 def make_app(

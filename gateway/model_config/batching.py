@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from engines.base import BatchPolicy, TensorSpec
 from gateway.config import ModelsConfig
-from gateway.model_config.fields import FieldRefused
+from gateway.model_config.fields import FieldError
 from gateway.model_config.tensors import datatype_of
 from gateway.pb import model_config_pb2 as pb
 
@@ -21,10 +21,10 @@ def max_batch_size(config: pb.ModelConfig) -> int | None:
     """Return the maximum in rows, 0 for no batch axis, None where the engine is to tell.
 
     Raises:
-        FieldRefused: it is negative.
+        FieldError: it is negative.
     """
     if config.max_batch_size < 0:
-        raise FieldRefused("max_batch_size", f"{config.max_batch_size} is negative")
+        raise FieldError("max_batch_size", f"{config.max_batch_size} is negative")
     if config.max_batch_size == 0 and not config.input and not config.output:
         return None
     return config.max_batch_size
@@ -37,7 +37,7 @@ def batch_policy(config: pb.ModelConfig, settings: ModelsConfig) -> BatchPolicy 
     without it bounds a request and joins none. Without a batch axis it still bounds the queue.
 
     Raises:
-        FieldRefused: a size or level that contradicts another field.
+        FieldError: a size or level that contradicts another field.
     """
     maximum = max_batch_size(config)
     is_asked = config.HasField("dynamic_batching")
@@ -69,21 +69,21 @@ def _check_sizes(asked: pb.ModelDynamicBatching, limit: int) -> None:
     for number, size in enumerate(asked.preferred_batch_size):
         at = f"dynamic_batching.preferred_batch_size[{number}]"
         if size < 1:
-            raise FieldRefused(at, f"{size} is less than 1")
+            raise FieldError(at, f"{size} is less than 1")
         if size > limit:
-            raise FieldRefused(at, f"{size} is more than max_batch_size {limit}")
+            raise FieldError(at, f"{size} is more than max_batch_size {limit}")
 
 
 def _check_priorities(asked: pb.ModelDynamicBatching) -> None:
     levels, default = asked.priority_levels, asked.default_priority_level
     if levels and not 1 <= default <= levels:
-        raise FieldRefused(
+        raise FieldError(
             "dynamic_batching.default_priority_level",
             f"{default} is not between 1 and priority_levels {levels}",
         )
     policy = asked.default_queue_policy
     if policy.timeout_action not in pb.ModelQueuePolicy.TimeoutAction.values():
-        raise FieldRefused(
+        raise FieldError(
             "dynamic_batching.default_queue_policy.timeout_action",
             f"{policy.timeout_action} is neither REJECT nor DELAY",
         )
@@ -95,17 +95,17 @@ def warmup_batch_sizes(
     """Return the batch sizes of the warm-up samples, in the file's order.
 
     Raises:
-        FieldRefused: a size or an input that the model cannot take.
+        FieldError: a size or an input that the model cannot take.
     """
     maximum = max_batch_size(config)
     limit = settings.default_max_batch_size if maximum is None else max(maximum, 1)
     for number, sample in enumerate(config.model_warmup):
         at = f"model_warmup[{number}]"
         if sample.batch_size < 1:
-            raise FieldRefused(f"{at}.batch_size", "is missing: it must be at least 1")
+            raise FieldError(f"{at}.batch_size", "is missing: it must be at least 1")
         if sample.batch_size > limit:
             sentence = f"{sample.batch_size} is more than the model takes, {limit}"
-            raise FieldRefused(f"{at}.batch_size", sentence)
+            raise FieldError(f"{at}.batch_size", sentence)
         for name in sorted(sample.inputs):
             _check_sample(f"{at}.inputs[{name!r}]", name, sample.inputs[name], inputs)
     return tuple(sample.batch_size for sample in config.model_warmup)
@@ -117,15 +117,15 @@ def _check_sample(
     datatype = datatype_of(f"{location}.data_type", sample.data_type)
     for position, size in enumerate(sample.dims):
         if size < 1:
-            raise FieldRefused(f"{location}.dims[{position}]", f"{size} is less than 1")
+            raise FieldError(f"{location}.dims[{position}]", f"{size} is less than 1")
     if not inputs:
         return
     declared = next((spec for spec in inputs if spec.name == name), None)
     if declared is None:
-        raise FieldRefused(location, "the model declares no such input")
+        raise FieldError(location, "the model declares no such input")
     if declared.datatype != datatype:
         sentence = f"{datatype} is given, the input is declared {declared.datatype}"
-        raise FieldRefused(f"{location}.data_type", sentence)
+        raise FieldError(f"{location}.data_type", sentence)
 
 
 def without_effect(config: pb.ModelConfig, inputs: tuple[TensorSpec, ...]) -> set[str]:

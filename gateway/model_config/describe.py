@@ -8,14 +8,15 @@ exactly when requests are joined, or the file has it. Pure: no file is read.
 from __future__ import annotations
 
 import json
-from typing import Any, Final, TypeVar
+import math
+from dataclasses import dataclass
+from typing import Any, TypeVar
 
-from google.protobuf import json_format
-from google.protobuf.descriptor import Descriptor, FieldDescriptor
+from google.protobuf.descriptor import FieldDescriptor
+from google.protobuf.message import Message
 
 from engines.base import ModelMetadata, ModelSpec, TensorSpec
 from engines.repository import batch_policy
-from gateway.model_config.document import ModelConfigDocument
 from gateway.model_config.fields import map_values
 from gateway.model_config.placement import CPU
 from gateway.model_config.read import ConfiguredSpec
@@ -24,15 +25,29 @@ from gateway.pb import model_config_pb2 as pb
 
 _Entry = TypeVar("_Entry", pb.ModelInput, pb.ModelOutput)
 
-_WIDE: Final = frozenset({FieldDescriptor.CPPTYPE_INT64, FieldDescriptor.CPPTYPE_UINT64})
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelConfigDocument:
+    """The answer of the ModelConfig call."""
+
+    name: str
+    """Public name: the model's, or that of a route."""
+    version: str
+    """The version whose inputs and outputs these are."""
+    wire: bytes
+    """A serialized inference.ModelConfig."""
+    json: str
+    """The same as a JSON object with the field names of the proto file; integers are numbers."""
 
 
-def describe(spec: ModelSpec, metadata: ModelMetadata, version: str) -> ModelConfigDocument:
-    """Return the configuration that is in force for a loaded version."""
+def describe(
+    spec: ModelSpec, metadata: ModelMetadata, version: str, *, name: str = ""
+) -> ModelConfigDocument:
+    """Return the configuration in force for a loaded version, under a route's name if given."""
     config = pb.ModelConfig()
     if isinstance(spec, ConfiguredSpec):
         config.ParseFromString(spec.source)
-    config.name = spec.name
+    config.name = name or spec.name
     config.platform = metadata.platform
     config.backend = spec.backend
     config.default_model_filename = spec.filename
@@ -43,13 +58,6 @@ def describe(spec: ModelSpec, metadata: ModelMetadata, version: str) -> ModelCon
     if batch_policy(spec, metadata).dynamic:
         config.dynamic_batching.SetInParent()
     return _document(config, version)
-
-
-def describe_route(route_name: str, document: ModelConfigDocument) -> ModelConfigDocument:
-    """Return a version's configuration under the name of a route, which is a model to clients."""
-    config = pb.ModelConfig.FromString(document.wire)
-    config.name = route_name
-    return _document(config, document.version)
 
 
 def _complete_versions(config: pb.ModelConfig, spec: ModelSpec) -> None:
@@ -83,9 +91,11 @@ def _tensor(declared: _Entry, spec: TensorSpec, first: int) -> _Entry:
     """Return a declaration with the engine's name, type and shape; `first` skips the batch axis."""
     entry = type(declared)()
     entry.CopyFrom(declared)
-    entry.name = spec.name
-    entry.data_type = pb.DataType.ValueType(DATA_TYPES[spec.datatype])
-    entry.dims[:] = spec.shape[first:]
+    entry.ClearField("dims")
+    found = type(declared)(
+        name=spec.name, data_type=DATA_TYPES[spec.datatype], dims=spec.shape[first:]
+    )
+    entry.MergeFrom(found)
     return entry
 
 
@@ -104,29 +114,41 @@ def _complete_instances(config: pb.ModelConfig, spec: ModelSpec) -> None:
 
 
 def _document(config: pb.ModelConfig, version: str) -> ModelConfigDocument:
-    fields = json_format.MessageToDict(
-        config, preserving_proto_field_name=True, always_print_fields_with_no_presence=True
-    )
-    _write_integers(config.DESCRIPTOR, fields)
     return ModelConfigDocument(
         name=config.name,
         version=version,
         wire=config.SerializeToString(deterministic=True),
-        json=json.dumps(fields),
+        json=json.dumps(_object(config), allow_nan=False),
     )
 
 
-def _write_integers(message: Descriptor, fields: dict[str, Any]) -> None:
-    """Turn the strings that proto JSON makes of 64-bit integers into numbers, in place, as Triton.
+def _object(message: Message) -> dict[str, object]:
+    """Return a message as proto JSON with the proto file's names, but integers are numbers.
 
-    Any: the object's values are what proto JSON makes of the message's fields.
+    Every field is there except sub-messages that are not set. Proto JSON would write 64-bit
+    integers, such as `dims`, as strings; Triton answers numbers, and callers compute with them.
     """
-    for name, value in fields.items():
-        field = message.fields_by_name[name]
-        inner = (map_values(field) or field).message_type
-        if field.cpp_type in _WIDE:
-            fields[name] = [int(v) for v in value] if isinstance(value, list) else int(value)
-        elif inner is not None:
-            is_map = map_values(field) is not None
-            for item in value.values() if is_map else value if field.is_repeated else [value]:
-                _write_integers(inner, item)
+    out: dict[str, object] = {}
+    field: Any  # Any: each implementation of protobuf has a descriptor class of its own
+    for field in message.DESCRIPTOR.fields:
+        if field.has_presence and not message.HasField(field.name):
+            continue
+        value: Any = getattr(message, field.name)  # Any: of the field's type
+        if (item := map_values(field)) is not None:
+            out[field.name] = {str(key): _value(item, value[key]) for key in sorted(value)}
+        elif field.is_repeated:
+            out[field.name] = [_value(field, item) for item in value]
+        else:
+            out[field.name] = _value(field, value)
+    return out
+
+
+def _value(field: FieldDescriptor, value: Any) -> object:  # Any: of the field's type
+    if isinstance(value, Message):
+        return _object(value)
+    if field.enum_type is not None:
+        known = field.enum_type.values_by_number.get(value)
+        return value if known is None else known.name
+    if isinstance(value, float) and not math.isfinite(value):
+        return {"inf": "Infinity", "-inf": "-Infinity"}.get(str(value), "NaN")
+    return value

@@ -88,7 +88,7 @@ REFUSED: Final[Mapping[str, str]] = {
 }
 
 
-class FieldRefused(Exception):
+class FieldError(Exception):
     """A field's value cannot be served; `location` is its path with indices."""
 
     def __init__(self, location: str, sentence: str) -> None:
@@ -109,11 +109,11 @@ def refuse_unsupported(config: Message) -> None:
     """Refuse a message that sets a field which cannot be left out.
 
     Raises:
-        FieldRefused: with the reason of the table.
+        FieldError: with the reason of the table.
     """
     for field in set_fields(config):
         if (sentence := REFUSED.get(field.path)) is not None:
-            raise FieldRefused(field.location, sentence)
+            raise FieldError(field.location, sentence)
 
 
 def unknown_fields(config: Message) -> set[str]:

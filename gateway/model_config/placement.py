@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
-from gateway.model_config.fields import FieldRefused
+from gateway.model_config.fields import FieldError
 from gateway.pb import model_config_pb2 as pb
 
 CPU: Final = "cpu"
@@ -41,19 +41,19 @@ def instances(config: pb.ModelConfig) -> int:
     """Return the copies to load of each version; a count that is absent or 0 means 1.
 
     Raises:
-        FieldRefused: a count is negative.
+        FieldError: a count is negative.
     """
     for number, group in enumerate(config.instance_group):
         if group.count < 0:
-            raise FieldRefused(f"instance_group[{number}].count", f"{group.count} is negative")
+            raise FieldError(f"instance_group[{number}].count", f"{group.count} is negative")
     return sum(group.count or 1 for group in config.instance_group) or 1
 
 
-def device(config: pb.ModelConfig) -> str:
+def device_of(config: pb.ModelConfig) -> str:
     """Return the one device of all instances.
 
     Raises:
-        FieldRefused: a kind and GPUs that contradict each other, or more than one device.
+        FieldError: a kind and GPUs that contradict each other, or more than one device.
     """
     has_accelerator = bool(config.optimization.execution_accelerators.gpu_execution_accelerator)
     groups = config.instance_group or [pb.ModelInstanceGroup()]
@@ -63,23 +63,23 @@ def device(config: pb.ModelConfig) -> str:
     ]
     if len(set(found)) > 1:
         sentence = f"instances on several devices ({', '.join(found)}) are not supported"
-        raise FieldRefused("instance_group", sentence)
+        raise FieldError("instance_group", sentence)
     return found[0]
 
 
 def _group_device(location: str, group: pb.ModelInstanceGroup, *, has_accelerator: bool) -> str:
     """Return a group's device. Automatic means the GPU that something else asks for, or the CPU."""
     if group.kind not in _KINDS.Kind.values():
-        raise FieldRefused(f"{location}.kind", f"{group.kind} is no kind")
+        raise FieldError(f"{location}.kind", f"{group.kind} is no kind")
     gpus = list(group.gpus)
     if any(gpu < 0 for gpu in gpus):
-        raise FieldRefused(f"{location}.gpus", f"{min(gpus)} is negative")
+        raise FieldError(f"{location}.gpus", f"{min(gpus)} is negative")
     if len(gpus) > 1:
-        raise FieldRefused(f"{location}.gpus", f"several GPUs {gpus} are not supported")
+        raise FieldError(f"{location}.gpus", f"several GPUs {gpus} are not supported")
     if group.kind in (_KINDS.KIND_CPU, _KINDS.KIND_MODEL):
         if gpus:
             sentence = f"a group of {_KINDS.Kind.Name(group.kind)} cannot name GPUs"
-            raise FieldRefused(f"{location}.gpus", sentence)
+            raise FieldError(f"{location}.gpus", sentence)
         return CPU
     if group.kind == _KINDS.KIND_GPU or gpus or has_accelerator:
         return f"cuda:{gpus[0] if gpus else 0}"
@@ -90,16 +90,16 @@ def providers(config: pb.ModelConfig, device: str) -> tuple[tuple[str, Mapping[s
     """Return the accelerators of a GPU with their options, TensorRT first; none on the CPU.
 
     Raises:
-        FieldRefused: one that is not known, or is given twice.
+        FieldError: one that is not known, or is given twice.
     """
     found: dict[str, Mapping[str, str]] = {}
     asked = config.optimization.execution_accelerators.gpu_execution_accelerator
     for number, accelerator in enumerate(asked):
         at, name = f"{_ACCELERATORS_AT}[{number}]", accelerator.name
         if name not in ACCELERATORS:
-            raise FieldRefused(f"{at}.name", f"{name!r} is not one of {', '.join(ACCELERATORS)}")
+            raise FieldError(f"{at}.name", f"{name!r} is not one of {', '.join(ACCELERATORS)}")
         if name in found:
-            raise FieldRefused(f"{at}.name", f"{name!r} is given twice")
+            raise FieldError(f"{at}.name", f"{name!r} is given twice")
         options = dict(accelerator.parameters)
         found[name] = _tensorrt_options(at, options) if name == "tensorrt" else options
     if device == CPU:
@@ -112,15 +112,15 @@ def _tensorrt_options(location: str, options: Mapping[str, str]) -> Mapping[str,
     precision = options.get("precision_mode", "FP32")
     if precision not in _PRECISIONS:
         sentence = f"{precision!r} is not one of {', '.join(_PRECISIONS)}"
-        raise FieldRefused(f"{location}.parameters['precision_mode']", sentence)
-    return out | _PRECISIONS[precision]
+        raise FieldError(f"{location}.parameters['precision_mode']", sentence)
+    return {**out, **_PRECISIONS[precision]}
 
 
 def intra_op_threads(config: pb.ModelConfig, *, default: int, usable_cores: int) -> int:
     """Return the threads of one instance: the file's, else the default, else its share of cores.
 
     Raises:
-        FieldRefused: the file's is no count.
+        FieldError: the file's is no count.
     """
     share = max(1, usable_cores // instances(config))
     return _threads(config, INTRA_OP_THREADS) or default or share
@@ -130,7 +130,7 @@ def inter_op_threads(config: pb.ModelConfig) -> int:
     """Return the threads across operators; absent or 0: one, because execution is sequential.
 
     Raises:
-        FieldRefused: the file's is no count.
+        FieldError: the file's is no count.
     """
     return _threads(config, INTER_OP_THREADS) or 1
 
@@ -139,7 +139,7 @@ def _threads(config: pb.ModelConfig, key: str) -> int:
     text = parameters(config).get(key, "0").strip()
     if not text.isdecimal() or int(text) > MAX_THREADS:
         sentence = f"{text!r} is no number of threads from 0 to {MAX_THREADS}"
-        raise FieldRefused(f"parameters[{key!r}]", sentence)
+        raise FieldError(f"parameters[{key!r}]", sentence)
     return int(text)
 
 

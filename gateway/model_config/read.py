@@ -21,7 +21,7 @@ from engines.errors import ModelLoadError
 from engines.repository import version_names
 from gateway.config import ModelsConfig
 from gateway.model_config import batching, placement
-from gateway.model_config.fields import FieldRefused, refuse_unsupported, unknown_fields
+from gateway.model_config.fields import FieldError, refuse_unsupported, unknown_fields
 from gateway.model_config.tensors import declared_tensors
 from gateway.pb import model_config_pb2 as pb
 
@@ -64,11 +64,11 @@ def read_spec(directory: Path, settings: ModelsConfig, *, usable_cores: int) -> 
         config = _parse(directory)
         refuse_unsupported(config)
         spec = _spec(directory, config, settings, usable_cores=usable_cores)
-    except FieldRefused as exc:
+        _report(config, spec)
+    except FieldError as exc:
         raise ModelLoadError(f"{directory.name}/{FILENAME}: {exc}") from None
     except OSError as exc:
         raise ModelLoadError(f"{directory.name} cannot be read: {exc.strerror}") from exc
-    _report(config, spec)
     return spec
 
 
@@ -98,13 +98,13 @@ def _spec(
     directory: Path, config: pb.ModelConfig, settings: ModelsConfig, *, usable_cores: int
 ) -> ConfiguredSpec:
     if config.name not in ("", directory.name):
-        raise FieldRefused("name", f"{config.name!r} is not the folder's name, {directory.name!r}")
+        raise FieldError("name", f"{config.name!r} is not the folder's name, {directory.name!r}")
     backend, filename = _backend(directory, config)
     maximum = batching.max_batch_size(config)
     has_batch_axis = maximum != 0
     inputs = declared_tensors("input", config.input, has_batch_axis=has_batch_axis)
     outputs = declared_tensors("output", config.output, has_batch_axis=has_batch_axis)
-    device = placement.device(config)
+    device = placement.device_of(config)
     engine = EngineConfig(
         max_batch_size=maximum,
         default_max_batch_size=settings.default_max_batch_size,
@@ -141,15 +141,15 @@ def _backend(directory: Path, config: pb.ModelConfig) -> tuple[str, str]:
     """
     name = config.backend or _backend_of_platform(config) or _backend_of_files(directory, config)
     if name not in BACKENDS:
-        raise FieldRefused("backend", f"{name!r} is not one of {', '.join(sorted(BACKENDS))}")
+        raise FieldError("backend", f"{name!r} is not one of {', '.join(sorted(BACKENDS))}")
     backend = BACKENDS[name]
     if config.platform not in ("", backend.platform):
         sentence = f"{config.platform!r} is not {backend.platform!r}, that of backend {name!r}"
-        raise FieldRefused("platform", sentence)
+        raise FieldError("platform", sentence)
     filename = config.default_model_filename or backend.filename
     path = PurePosixPath(filename)
     if path.is_absolute() or ".." in path.parts:
-        raise FieldRefused("default_model_filename", f"{filename!r} leaves the version's folder")
+        raise FieldError("default_model_filename", f"{filename!r} leaves the version's folder")
     return name, filename
 
 
@@ -160,7 +160,7 @@ def _backend_of_platform(config: pb.ModelConfig) -> str:
         if backend.platform == config.platform:
             return name
     known = ", ".join(sorted(backend.platform for backend in BACKENDS.values()))
-    raise FieldRefused("platform", f"{config.platform!r} is not one of {known}")
+    raise FieldError("platform", f"{config.platform!r} is not one of {known}")
 
 
 def _backend_of_files(directory: Path, config: pb.ModelConfig) -> str:
@@ -175,7 +175,7 @@ def _backend_of_files(directory: Path, config: pb.ModelConfig) -> str:
             return name
     if given:
         sentence = f"{given!r} speaks for no backend: name one in the field backend"
-        raise FieldRefused("default_model_filename", sentence)
+        raise FieldError("default_model_filename", sentence)
     known = " or ".join(backend.filename for backend in BACKENDS.values())
     raise ModelLoadError(f"no version folder of {directory.name} holds a {known}")
 
@@ -190,10 +190,10 @@ def _version_policy(config: pb.ModelConfig) -> VersionPolicy:
         return VersionPolicy()
     versions = list(policy.specific.versions)
     if not versions:
-        raise FieldRefused("version_policy.specific.versions", "names no version")
+        raise FieldError("version_policy.specific.versions", "names no version")
     if min(versions) < 1:
         sentence = f"{min(versions)} is no version, which are numbers from 1"
-        raise FieldRefused("version_policy.specific.versions", sentence)
+        raise FieldError("version_policy.specific.versions", sentence)
     return VersionPolicy(specific=tuple(str(version) for version in versions))
 
 
@@ -209,8 +209,12 @@ def _report(config: pb.ModelConfig, spec: ModelSpec) -> None:
         logger.warning("config.pbtxt fields ignored", extra={"model": spec.name, "fields": fields})
     missing = sorted(set(spec.versions.specific) - set(version_names(spec.directory)), key=int)
     if missing:
-        extra = {"model": spec.name, "versions": missing}
-        logger.warning("config.pbtxt names versions that are not on disk", extra=extra)
+        logger.warning(
+            "config.pbtxt names versions that are not on disk",
+            extra={"model": spec.name, "versions": missing},
+        )
     if config.max_batch_size and not config.HasField("dynamic_batching"):
-        extra = {"model": spec.name, "max_batch_size": config.max_batch_size}
-        logger.info("dynamic batching is off", extra=extra)
+        logger.info(
+            "dynamic batching is off",
+            extra={"model": spec.name, "max_batch_size": config.max_batch_size},
+        )

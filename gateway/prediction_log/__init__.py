@@ -1,0 +1,1 @@
+"""Prediction records: what was asked, what was answered, and by whom, in Redis Streams."""

@@ -23,6 +23,10 @@ _VERSION: Final = 1
 _CUT: Final = "trunc"
 _LENGTH: Final = struct.Struct("<I")
 
+# msgspec leaves a default out by identity, and a float computed elsewhere may be equal to it
+# without being it. Empty strings, empty bytes and small integers are single objects in CPython.
+_NOTHING_DRAWN: Final = 0.0
+
 
 class MalformedRecord(ValueError):
     """The bytes are no prediction record of a codec that is known here."""
@@ -52,7 +56,7 @@ class PredictionRecord:
     """Assigned by the route; empty without one."""
     served: str = ""
     """The variant that answered."""
-    propensity: float = 0.0
+    propensity: float = _NOTHING_DRAWN
     """Probability of the assigned variant; 0: nothing was drawn."""
     reason: str = ""
     """slot, random, version or model."""
@@ -145,9 +149,7 @@ _KEYS: Final = {
 }
 
 
-class LoggedPrediction(
-    msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, rename=_KEYS
-):
+class LoggedPrediction(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, rename=_KEYS):
     """A record as it stands in the stream. A field at its default is absent from the blob."""
 
     schema: int
@@ -170,7 +172,7 @@ class LoggedPrediction(
     revision: int = 0
     variant: str = ""
     served: str = ""
-    propensity: float = 0.0
+    propensity: float = _NOTHING_DRAWN
     reason: str = ""
     error: str = ""
     queue_us: int = 0
@@ -192,10 +194,6 @@ class LoggedPrediction(
 
 _encoder: Final = msgspec.msgpack.Encoder()
 _decoder: Final = msgspec.msgpack.Decoder(LoggedPrediction)
-
-# The very object that is the default: msgspec omits a default by identity, and a float computed
-# elsewhere is equal to it but not it. Empty strings, empty bytes and 0 are singletons of CPython.
-_NO_PROPENSITY: Final = LoggedPrediction.__struct_defaults__[7]
 
 
 def nbytes(record: PredictionRecord) -> int:
@@ -227,7 +225,7 @@ def encode(record: PredictionRecord, *, worker: str, seq: int, capture_max_bytes
         revision=record.revision,
         variant=record.variant,
         served=record.served,
-        propensity=record.propensity or _NO_PROPENSITY,
+        propensity=record.propensity or _NOTHING_DRAWN,
         reason=record.reason,
         error=record.error,
         queue_us=record.queue_us,

@@ -1,0 +1,64 @@
+# The ways in: make demo, test, check, bench, load. Everything is installed into .venv from
+# constraints.txt; nothing outside this folder changes. PYTHON picks the interpreter (3.11 or newer).
+PYTHON ?= python3
+BIN := .venv/bin
+TRITON := .venv-tritonclient
+PIP := $(BIN)/python -m pip --disable-pip-version-check install --constraint constraints.txt
+
+.PHONY: demo test check bench load protos perf-analyzer triton-venv format clean
+
+demo: .venv/demo-installed ## train, serve and query a digit classifier (ONCE=1: then stop)
+	@$(BIN)/sluice demo $(if $(ONCE),--once) $(if $(REDIS),--redis $(REDIS))
+
+test: .venv/dev-installed triton-venv ## the whole suite, with coverage
+	$(BIN)/python -m pytest -q --cov --cov-report=term:skip-covered --cov-fail-under=90 $(ARGS)
+
+check: .venv/dev-installed ## lint, types, import contracts, generated code
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/codespell --skip="./.venv*,./.git,./gateway/pb,*.json,./.demo,./*cache*" --ignore-words-list="ot,te" .
+	$(BIN)/mypy gateway router engines tests loadtests
+	$(BIN)/lint-imports
+	$(MAKE) --no-print-directory protos
+	git diff --exit-code -- gateway/pb
+
+bench: .venv/dev-installed ## CPU per request and what batching buys; writes loadtests/results/bench.json
+	$(BIN)/python -m loadtests.bench $(ARGS)
+
+load: .venv/dev-installed ## Locust, HTTP and gRPC users, one minute against the demo
+	$(BIN)/python -m loadtests.run $(ARGS)
+
+perf-analyzer: .venv/dev-installed ## Triton's perf_analyzer, unmodified, against a live gateway
+	$(BIN)/python -m loadtests.perf_analyzer $(ARGS)
+
+protos: .venv/dev-installed ## regenerate gateway/pb
+	@$(BIN)/python -m grpc_tools.protoc -Igateway/pb=protos --python_out=. --pyi_out=. \
+	    protos/inference.proto protos/model_config.proto
+
+format: .venv/dev-installed
+	$(BIN)/ruff format . && $(BIN)/ruff check --fix .
+
+triton-venv: $(TRITON)/installed # tritonclient's messages clash with ours: it lives alone
+$(TRITON)/installed: tests/triton/requirements.txt
+	$(PYTHON) -m venv $(TRITON)
+	$(TRITON)/bin/python -m pip --disable-pip-version-check install -q -r tests/triton/requirements.txt
+	@touch $@
+
+.venv/created:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo \
+	    "Sluice needs Python 3.11 or newer: make PYTHON=/path/to/python3.11 $(MAKECMDGOALS)"; exit 1; }
+	$(PYTHON) -m venv .venv
+	@touch $@
+
+.venv/demo-installed: .venv/created pyproject.toml constraints.txt
+	@echo "installing Sluice and the demo's packages into .venv (about a minute, once)"
+	$(PIP) --editable ".[cpu,demo]"
+	@touch $@
+
+.venv/dev-installed: .venv/created pyproject.toml constraints.txt
+	@echo "installing Sluice and its tools into .venv (about two minutes, once)"
+	$(PIP) --editable ".[cpu,demo,load,dev]"
+	@touch $@
+
+clean:
+	rm -rf .venv $(TRITON) .demo .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

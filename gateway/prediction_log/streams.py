@@ -1,0 +1,81 @@
+"""Where entries stand in a stream: their ids, and what one writer knows about one stream.
+
+Pure: knows no Redis, no event loop and no clock; the wall time is handed in.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final, NamedTuple
+
+NAMES_KEY: Final = "pl:names"
+"""Set of the public names that have streams."""
+
+
+class EntryId(NamedTuple):
+    """Id of a stream entry; orders as Redis orders."""
+
+    ms: int
+    seq: int
+
+    def __str__(self) -> str:
+        return f"{self.ms}-{self.seq}"
+
+    @classmethod
+    def parse(cls, raw: bytes | str) -> EntryId:
+        """Read the form ``ms-seq``."""
+        ms, _, seq = (raw.decode() if isinstance(raw, bytes) else raw).partition("-")
+        return cls(int(ms), int(seq))
+
+    def after(self) -> EntryId:
+        """Return the smallest id above this one."""
+        return EntryId(self.ms, self.seq + 1)
+
+
+BEFORE_ALL: Final = EntryId(0, 0)
+
+
+def stream_key(name: str, replica: str) -> str:
+    """Return the key of a name's live records written by one replica."""
+    return f"pl:{{{name}}}:{replica}"
+
+
+def streams_key(name: str) -> str:
+    """Return the key of the set that holds the keys of a name's streams."""
+    return f"pl:{{{name}}}:streams"
+
+
+@dataclass(slots=True)
+class Stream:
+    """One stream as its one writer sees it. The ids that it gives only ever grow."""
+
+    name: str
+    key: str
+    last: EntryId = BEFORE_ALL
+    """Greatest id given, or seen in Redis."""
+    confirmed: EntryId = BEFORE_ALL
+    """Greatest id that Redis confirmed: what it may not have less than later."""
+    synced_generation: int = 0
+    """Connection on which `last` was compared with Redis; 0: never, or to be done again."""
+    is_refused: bool = False
+    """The last batch was refused, which has been logged."""
+    has_collided: bool = False
+    """Another writer was met, which has been logged."""
+
+    def next_id(self, now_ms: int) -> EntryId:
+        """Give the next id; time that stands still or runs backwards only uses up sequences."""
+        now = EntryId(now_ms, 0)
+        self.last = now if now > self.last else self.last.after()
+        return self.last
+
+    def confirm(self, entry_id: EntryId) -> None:
+        """Note that Redis holds this id and all that were given before it."""
+        self.confirmed = max(self.confirmed, entry_id)
+
+    def sync(self, found: EntryId, generation: int) -> bool:
+        """Take in what Redis has, on a new connection; return whether it forgot entries."""
+        has_forgotten = found < self.confirmed
+        self.confirmed = min(self.confirmed, found)
+        self.last = max(self.last, found)
+        self.synced_generation = generation
+        return has_forgotten
