@@ -115,7 +115,7 @@ class FakeEngine:
         self.batches_run = 0
         self.rows_run = 0
         self._sleep = sleep
-        self._is_closed = False
+        self.is_closed = False
         self._metadata = ModelMetadata(
             inputs=inputs,
             outputs=outputs,
@@ -132,7 +132,7 @@ class FakeEngine:
 
     def infer(self, batch: Mapping[str, Array]) -> dict[str, Array]:
         """Sleep, fail or echo, as scripted."""
-        if self._is_closed:
+        if self.is_closed:
             raise EngineClosed
         arrays = [batch[spec.name] for spec in self._metadata.inputs]
         rows = arrays[0].shape[0] if self._metadata.max_batch_size and arrays else 1
@@ -153,7 +153,7 @@ class FakeEngine:
 
     def close(self) -> None:
         """Refuse further batches."""
-        self._is_closed = True
+        self.is_closed = True
 
 
 def _holds(array: Array, value: float) -> bool:

@@ -100,7 +100,7 @@ class App:
         self.routes = RouteTable(routes)
         self.metrics = RequestMetrics()
         statistics = StatisticsBook()
-        configs = ModelConfigs(config.models, usable_cores=usable_cores())
+        configs = ModelConfigs(settings=config.models, usable_cores=usable_cores())
         self.repository = Repository(
             root=root,
             read_spec=configs.read_spec,

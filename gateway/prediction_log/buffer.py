@@ -41,17 +41,23 @@ class DropReason(StrEnum):
 class Entry:
     """One accepted record on its way to the stream. Identity matters, so it is no value."""
 
-    __slots__ = ("blob", "held_bytes", "id", "record", "seq")
+    __slots__ = ("_record", "blob", "held_bytes", "id", "seq")
 
     def __init__(self, record: PredictionRecord, seq: int, held_bytes: int) -> None:
-        self.record: PredictionRecord | None = record
-        """Until it is encoded; then None, so that its tensors can go."""
+        self._record: PredictionRecord | None = record
         self.seq = seq
         self.held_bytes = held_bytes
         """Counted against the buffer until written or dropped."""
         self.blob = b""
         self.id: EntryId | None = None
         """Entry id in the stream, from the first delivery on."""
+
+    def release(self) -> PredictionRecord:
+        """Give the record up to be encoded, once; its tensors are then free to go."""
+        record, self._record = self._record, None
+        if record is None:
+            raise RuntimeError("the record was released before")
+        return record
 
 
 class RecordBuffer:

@@ -1,49 +1,37 @@
 """The prediction log: takes records from the request path, writes them to Redis in the background.
 
-Knows the buffer, the sink, waiting and retrying; knows no route, no model and no protocol. The one
-writer of its streams: a second one under the same replica name is noticed, survived and logged, but
-should not be. Read first: buffer.py (what is counted), sink.py (why batches may be sent twice).
+Knows the buffer, encoding and waiting; knows no route, no model and no protocol. Read first:
+buffer.py (what is counted), shipper.py (how a record comes to be written once).
 
-Theory. One task takes records off the buffer, encodes them, and ships them stream by stream; it
-does not go on to the next batch before Redis confirmed or refused this one. So order within a
-stream is the order of `offer`, and at most `batch_records` records are in flight. A batch gets its
-ids at its first delivery and keeps them through every retry:
-  - added now, or found in the stream under its id with the same bytes: written;
-  - refused, and not found there: another writer has overtaken us (or the clock was set back and the
-    state lost); the record gets a new id above what Redis has and goes again. Had a consumer
-    deleted the entry meanwhile, this makes a repeat, which consumers drop by `rid`; a loss would
-    not be repairable;
-  - an error about the server's state, no answer, no connection: the batch is kept and sent again;
-  - any other error: the batch is dropped as `refused`, because it would fail for ever.
+One task takes records off the buffer, encodes them, and has them shipped stream by stream; it does
+not go on to the next batch before Redis confirmed or refused this one. So order within a stream is
+the order of `offer`, and at most `batch_records` records are in flight.
 
 Cancellation: only `close` cancels the task, at its limit; what is then buffered is counted as
-`shutdown`. Waits are one future and one timer, never a wait_for: nothing can swallow a cancellation.
+`shutdown`. A wait is one future and one timer, no wait_for: nothing can swallow a cancellation.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import random
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Final, Protocol
 
 from gateway.config import PredictionLogConfig
 from gateway.prediction_log.buffer import DropReason, Entry, RecordBuffer
 from gateway.prediction_log.record import PredictionRecord, encode
-from gateway.prediction_log.sink import RedisSink, SinkDown, SinkRefused
-from gateway.prediction_log.streams import EntryId, Stream, stream_key
+from gateway.prediction_log.shipper import Shipper
+from gateway.prediction_log.sink import RedisSink
 
 MAX_ENTRY_BYTES: Final = 16 << 20
 """Largest encoded record. Redis breaks the connection of whoever sends more than its
 proto-max-bulk-len (512 MiB, often less), and such a record would be sent again for ever."""
 MAX_BATCH_BYTES: Final = 4 << 20
 """Tensor bytes encoded without giving way to the event loop; one larger record goes alone."""
-FIRST_RETRY_S: Final = 0.05
-LONGEST_RETRY_S: Final = 5.0
 CLOSING_RETRY_S: Final = 0.1
 """Longest pause between attempts while `close` waits."""
 PROBE_S: Final = 5.0
@@ -133,23 +121,25 @@ class PredictionLog:
     ) -> None:
         """Raises ValueError for a URL that redis-py does not understand."""
         self._settings = settings
-        self._replica = replica
-        self._clock_ms = clock_ms
         # Sequence numbers start anew with every process, so the worker's name must be a new one.
         self._worker = f"{replica}@{clock_ms():x}"
         self._buffer = RecordBuffer(
             limit_records=settings.buffer_records, limit_bytes=settings.buffer_bytes
         )
         self._sink = RedisSink(url, timeout_s=settings.timeout_s)
-        self._streams: dict[str, Stream] = {}
+        self._shipper = Shipper(
+            self._sink,
+            self._buffer,
+            replica=replica,
+            max_entries=settings.max_entries,
+            clock_ms=clock_ms,
+            pause=self._pause,
+        )
         self._task: asyncio.Task[None] | None = None
         self._waiter: asyncio.Future[None] | None = None
         self._wake_at_records = _NEVER
         self._is_closing = False
-        self._has_warned_encode = False
-        self._is_sink_up: bool | None = None
-        self._collisions = self._forgotten_restarts = 0
-        self._last_error = ""
+        self._has_warned = False
 
     def __repr__(self) -> str:
         return f"<PredictionLog {self._worker} {self._buffer!r}>"
@@ -178,11 +168,11 @@ class PredictionLog:
             dropped=dict(buffer.dropped),
             buffered=buffer.buffered,
             buffered_bytes=buffer.held_bytes,
-            is_sink_up=bool(self._is_sink_up),
+            is_sink_up=bool(self._shipper.is_sink_up),
             reconnects=max(0, self._sink.generation - 1),
-            collisions=self._collisions,
-            forgotten_restarts=self._forgotten_restarts,
-            last_error=self._last_error,
+            collisions=self._shipper.collisions,
+            forgotten_restarts=self._shipper.forgotten_restarts,
+            last_error=self._shipper.last_error,
         )
 
     async def close(self, timeout_s: float) -> None:
@@ -212,7 +202,7 @@ class PredictionLog:
 
     async def _run(self) -> None:
         """Ship batch after batch until `close` was called and nothing is queued."""
-        await self._probe()
+        await self._shipper.probe()
         batch_records = self._settings.batch_records
         while True:
             if not self._buffer.queued:
@@ -220,13 +210,19 @@ class PredictionLog:
                     return
                 await self._wait(PROBE_S, wake_at_records=1)
                 if not self._buffer.queued and not self._is_closing:
-                    await self._probe()
+                    await self._shipper.probe()
                 continue
             if self._buffer.queued < batch_records and not self._is_closing:
                 await self._wait(self._settings.linger_ms / 1e3, wake_at_records=batch_records)
             taken = self._buffer.take(max_records=batch_records, max_bytes=MAX_BATCH_BYTES)
-            for batch in self._encoded(taken):
-                await self._ship(batch)
+            for name, entries in self._encoded(taken).items():
+                await self._shipper.ship(name, entries)
+            await asyncio.sleep(0)  # gives way also where nothing was left to ship
+
+    async def _pause(self, delay_s: float) -> None:
+        """Wait between two attempts; `close` ends the wait and keeps the next ones short."""
+        limit_s = CLOSING_RETRY_S if self._is_closing else delay_s
+        await self._wait(min(delay_s, limit_s), wake_at_records=_NEVER)
 
     async def _wait(self, delay_s: float, *, wake_at_records: int) -> None:
         """Return after the delay, or as soon as that many records are queued, or on `close`."""
@@ -245,12 +241,11 @@ class PredictionLog:
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
 
-    def _encoded(self, taken: list[Entry]) -> list[_Batch]:
-        """Encode what was taken and sort it by stream; drop what cannot be encoded."""
-        batches: dict[str, _Batch] = {}
+    def _encoded(self, taken: list[Entry]) -> dict[str, list[Entry]]:
+        """Encode what was taken and sort it by name; drop what cannot be encoded."""
+        by_name: dict[str, list[Entry]] = {}
         for entry in taken:
-            record, entry.record = entry.record, None
-            assert record is not None  # an entry is taken once
+            record = entry.release()
             try:
                 entry.blob = encode(
                     record,
@@ -265,14 +260,11 @@ class PredictionLog:
             if len(entry.blob) > MAX_ENTRY_BYTES:
                 self._buffer.settle_dropped((entry,), DropReason.OVERSIZE)
                 continue
-            batch = batches.get(record.name)
-            if batch is None:
-                batch = batches[record.name] = _Batch(self._stream(record.name), [])
-            batch.entries.append(entry)
-        return list(batches.values())
+            by_name.setdefault(record.name, []).append(entry)
+        return by_name
 
     def _note_encode_error(self, exc: Exception) -> None:
-        self._last_error = f"{type(exc).__name__}: {exc}"
-        if not self._has_warned_encode:
-            self._has_warned_encode = True
+        self._shipper.last_error = f"{type(exc).__name__}: {exc}"
+        if not self._has_warned:
+            self._has_warned = True
             _log.error("prediction record cannot be encoded", exc_info=exc)

@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
-from typing import Final
+from typing import Final, cast
 
 import numpy as np
 
@@ -124,9 +124,10 @@ def make_request(
 class Bench:
     """A batcher under test, its engines, and everything that it reported."""
 
-    def __init__(self, batcher: Batcher, engines: Sequence[FakeEngine], gate: Gate) -> None:
+    def __init__(self, batcher: Batcher, instances: Sequence[Instance], gate: Gate) -> None:
         self.batcher = batcher
-        self.engines = engines
+        self.instances = instances
+        self.engines = [cast("FakeEngine", instance.engine) for instance in instances]
         self.gate = gate
         self.reports: list[BatchReport] = []
 
@@ -205,7 +206,7 @@ async def make_bench(
     batcher = Batcher(
         model="echo", version="1", policy=policy, instances=hosts, on_batch=reports.append
     )
-    bench = Bench(batcher, engines, gate)
+    bench = Bench(batcher, hosts, gate)
     bench.reports = reports
     try:
         yield bench

@@ -1,0 +1,204 @@
+"""Reads prediction records back from Redis: for `sluice log`, the demo, and people who look.
+
+Synchronous, over a plain redis-py client; knows keys and entries, nothing of the gateway's process.
+Consumers that must not miss anything use a consumer group of their own; this reader has no state in
+Redis and disturbs nobody. Entries that are no records of a known codec are skipped and logged.
+"""
+
+from __future__ import annotations
+
+import heapq
+import logging
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
+from typing import Any, Final
+
+import redis
+from redis.exceptions import ResponseError
+
+from gateway.ids import as_text
+from gateway.prediction_log.record import LoggedPrediction, MalformedRecord, decode
+from gateway.prediction_log.sink import blob_of
+from gateway.prediction_log.streams import BEFORE_ALL, NAMES_KEY, EntryId, streams_key
+
+PAGE: Final = 500
+"""Entries read per command."""
+BLOCK_MS: Final = 1_000
+"""Longest wait inside one command: new streams are noticed, and Ctrl-C works, this often."""
+SHOWN_BY_DEFAULT: Final = 10
+_SLOWEST_REQUEST_MS: Final = 3_600_000
+"""A record is written when its request is answered; none is assumed to take longer than this."""
+_CLOCK_SLACK_MS: Final = 5_000
+"""How far a clock may have been set back between the making of an id and that of the entry."""
+
+_log = logging.getLogger(__name__)
+
+_Found = tuple[EntryId, str, LoggedPrediction]
+_Entries = Sequence[tuple[bytes | str | None, Mapping[bytes | str, bytes | str] | None]]
+
+
+def connect(url: str) -> redis.Redis:
+    """Return a client fit for the functions below; it connects at its first command.
+
+    Raises:
+        ValueError: not a URL that redis-py understands.
+    """
+    return redis.Redis.from_url(
+        url, decode_responses=False, protocol=2, socket_timeout=5 * BLOCK_MS / 1e3
+    )
+
+
+def names(client: redis.Redis) -> list[str]:
+    """Return the public names that have streams, sorted."""
+    return sorted(_text(member) for member in client.smembers(NAMES_KEY))
+
+
+def streams(client: redis.Redis, chosen: Sequence[str] | None = None) -> list[str]:
+    """Return the keys of the streams of these names, or of all names, sorted."""
+    keys: set[str] = set()
+    for name in names(client) if chosen is None else chosen:
+        keys.update(_text(member) for member in client.smembers(streams_key(name)))
+    return sorted(keys)
+
+
+def tail(
+    client: redis.Redis,
+    *,
+    names: Sequence[str] | None,
+    from_start: bool,
+    follow: bool,
+    count: int | None,
+) -> Iterator[LoggedPrediction]:
+    """Yield the records of these names (None: all), of all replicas, in order of entry id.
+
+    `from_start` begins at the oldest entry. Without it, `follow` begins at what comes now, and
+    without `follow` too it is the last `count` entries (10 unless told). `follow` does not end by
+    itself; it merges replicas as their entries come in. At most `count` records are yielded.
+    """
+    keys = streams(client, names)
+    if from_start or follow:
+        return islice(_tail_forward(client, keys, names, from_start, follow), count)
+    return iter(_last(client, keys, SHOWN_BY_DEFAULT if count is None else count))
+
+
+def find(client: redis.Redis, name: str, rid: bytes) -> LoggedPrediction | None:
+    """Return the record of a request id under a public name, or None.
+
+    The time in the id bounds the search: an entry is never older than its request.
+    """
+    rid_ms = int.from_bytes(rid[:6], "big")
+    start = EntryId(max(0, rid_ms - _CLOCK_SLACK_MS), 0)
+    for key in streams(client, [name]):
+        for _, blob in _scan(client, key, start):
+            if rid in blob:  # cheap, and true of nearly nothing but the record looked for
+                prediction = _decoded(blob, key)
+                if prediction is not None and prediction.rid == rid:
+                    return prediction
+            elif _answered_ms(blob) > rid_ms + _SLOWEST_REQUEST_MS:
+                break
+    return None
+
+
+def _tail_forward(
+    client: redis.Redis,
+    keys: Sequence[str],
+    chosen: Sequence[str] | None,
+    from_start: bool,
+    follow: bool,
+) -> Iterator[LoggedPrediction]:
+    positions = {key: BEFORE_ALL if from_start else _last_id(client, key) for key in keys}
+    if from_start:
+        for entry_id, key, prediction in heapq.merge(
+            *(_records(client, key) for key in keys), key=lambda found: found[:2]
+        ):
+            positions[key] = entry_id
+            yield prediction
+    while follow:
+        for key, entries in _read_new(client, positions):
+            positions[key] = _id(entries[-1][0])
+            for _, fields in entries:
+                blob = blob_of(fields)
+                prediction = _decoded(blob, key) if blob is not None else None
+                if prediction is not None:
+                    yield prediction
+        for key in streams(client, chosen):
+            positions.setdefault(key, BEFORE_ALL)  # it did not exist when we began
+
+
+def _read_new(
+    client: redis.Redis, positions: Mapping[str, EntryId]
+) -> Iterator[tuple[str, _Entries]]:
+    """Wait for entries behind the positions, at most for BLOCK_MS."""
+    if not positions:
+        time.sleep(BLOCK_MS / 1e3)
+        return
+    after: dict[Any, Any] = {key: str(position) for key, position in positions.items()}
+    # Any: redis-py's stubs make the mapping's key type invariant, and the reply a union by protocol
+    reply: Any = client.xread(after, count=PAGE, block=BLOCK_MS)
+    for key, entries in reply.items() if isinstance(reply, dict) else reply or ():
+        yield _text(key), entries[0] if isinstance(reply, dict) else entries
+
+
+def _last(client: redis.Redis, keys: Sequence[str], count: int) -> list[LoggedPrediction]:
+    found: list[_Found] = []
+    for key in keys:
+        for raw_id, fields in client.xrevrange(key, count=count) or () if count > 0 else ():
+            blob = blob_of(fields)
+            prediction = _decoded(blob, key) if blob is not None else None
+            if prediction is not None:
+                found.append((_id(raw_id), key, prediction))
+    found.sort(key=lambda item: item[:2])
+    return [prediction for _, _, prediction in found[-count:]]
+
+
+def _records(client: redis.Redis, key: str) -> Iterator[_Found]:
+    for entry_id, blob in _scan(client, key, BEFORE_ALL):
+        prediction = _decoded(blob, key)
+        if prediction is not None:
+            yield entry_id, key, prediction
+
+
+def _scan(client: redis.Redis, key: str, start: EntryId) -> Iterator[tuple[EntryId, bytes]]:
+    """Yield the blobs of a stream from an id on, a page at a time."""
+    while True:
+        page = client.xrange(key, min=str(start), count=PAGE) or []
+        for raw_id, fields in page:
+            blob = blob_of(fields)
+            if blob is not None:
+                yield _id(raw_id), blob
+        if len(page) < PAGE:
+            return
+        start = _id(page[-1][0]).after()
+
+
+def _last_id(client: redis.Redis, key: str) -> EntryId:
+    try:
+        return EntryId.parse(client.xinfo_stream(key)["last-generated-id"])
+    except ResponseError:
+        return BEFORE_ALL  # deleted since it was listed
+
+
+def _answered_ms(blob: bytes) -> int:
+    """Return when the request of a record was answered; 0: no record."""
+    try:
+        prediction = decode(blob)
+    except MalformedRecord:
+        return 0
+    return (prediction.ts_us + prediction.total_us) // 1_000
+
+
+def _decoded(blob: bytes, key: str) -> LoggedPrediction | None:
+    try:
+        return decode(blob)
+    except MalformedRecord as exc:
+        _log.warning("entry is no prediction record", extra={"stream": key, "error": str(exc)})
+        return None
+
+
+def _id(raw: bytes | str | None) -> EntryId:
+    return EntryId.parse(raw or b"0-0")
+
+
+def _text(raw: bytes | str) -> str:
+    return raw.decode() if isinstance(raw, bytes) else raw
