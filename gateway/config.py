@@ -87,6 +87,7 @@ class PredictionLogConfig(_Section, frozen=True):
     """The prediction log: what is buffered, written and kept."""
 
     enabled: bool = True
+    """false: serve without a log even where there is a [redis] section."""
     buffer_records: Positive = 65_536
     """Bound of the buffer in records; over it new records are dropped and counted."""
     buffer_bytes: Positive = 256 << 20
@@ -107,7 +108,9 @@ class VariantConfig(_Section, frozen=True):
     """One arm of a route."""
 
     model: Name
+    """Folder in the model repository."""
     version: Annotated[str, Meta(pattern=r"^[1-9][0-9]*$")]
+    """Version folder of it."""
     weight: Decimal
     """Percent; a route's weights sum to exactly 100; at most four decimals."""
 
@@ -116,6 +119,7 @@ class RouteConfig(_Section, frozen=True):
     """A public name and its split."""
 
     variants: dict[Name, VariantConfig]
+    """The arms by name; a table of their own, see below."""
     key: list[str] = []
     """Where the sticky key is read: 'header:NAME' or 'parameter:NAME'; first present wins."""
     salt: str = ""

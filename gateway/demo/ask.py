@@ -23,7 +23,10 @@ from gateway.pb import inference_pb2 as pb
 KEY_HEADER: Final = "x-user-id"
 """Where the demo's route reads its key."""
 TIMEOUT_S: Final = 10.0
+PATH: Final = f"/v2/models/{NAME}/infer"
 _METHOD: Final = "/inference.GRPCInferenceService/ModelInfer"
+
+Address = tuple[str, int]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,11 +38,15 @@ class Answer:
     digit: int
     probability: float
     version: str
-    variant: str
-    reason: str
-    request_id: str
+    lines: Mapping[str, str]
+    """The answer's headers or trailing metadata, names in lower case."""
     took_ms: float
     """As the caller measured it, connecting included."""
+
+    @property
+    def request_id(self) -> bytes:
+        """The 16 bytes that name this request in the prediction log."""
+        return bytes.fromhex(self.lines["x-request-id"].replace("-", ""))
 
 
 def request_json(pixels: Sequence[int]) -> str:
@@ -48,7 +55,7 @@ def request_json(pixels: Sequence[int]) -> str:
     return json.dumps({"inputs": [tensor]}, separators=(",", ":"))
 
 
-def by_http(address: tuple[str, int], pixels: Sequence[int], user: str) -> Answer:
+def by_http(address: Address, pixels: Sequence[int], user: str) -> Answer:
     """Send one prediction over HTTP, as JSON.
 
     Raises:
@@ -56,61 +63,75 @@ def by_http(address: tuple[str, int], pixels: Sequence[int], user: str) -> Answe
     """
     start_s = time.monotonic()
     connection = http.client.HTTPConnection(*address, timeout=TIMEOUT_S)
+    headers = {"content-type": "application/json", KEY_HEADER: user}
     try:
-        connection.request(
-            "POST",
-            f"/v2/models/{NAME}/infer",
-            request_json(pixels),
-            {"content-type": "application/json", KEY_HEADER: user},
-        )
+        connection.request("POST", PATH, request_json(pixels), headers)
         response = connection.getresponse()
         body = response.read()
     except (OSError, http.client.HTTPException) as exc:
         raise DemoFailed(f"the gateway gave no answer over HTTP: {exc}") from exc
     finally:
         connection.close()
+    took_ms = (time.monotonic() - start_s) * 1e3
     if response.status != http.client.OK:
         sentence = body.decode(errors="replace")
         raise DemoFailed(f"the gateway answered HTTP {response.status}: {sentence}")
     document: Any = json.loads(body)  # Any: JSON
     outputs = {output["name"]: output["data"] for output in document["outputs"]}
     digit = int(outputs["label"][0])
-    return _answer(
-        "HTTP",
-        user,
-        digit,
-        float(outputs["probabilities"][digit]),
-        {**response.headers, "version": document["model_version"], "took": start_s},
+    return Answer(
+        protocol="HTTP",
+        user=user,
+        digit=digit,
+        probability=float(outputs["probabilities"][digit]),
+        version=document["model_version"],
+        lines={name.lower(): value for name, value in response.getheaders()},
+        took_ms=took_ms,
     )
 
 
-def by_grpc(address: tuple[str, int], pixels: Sequence[int], user: str) -> Answer:
+def by_grpc(address: Address, pixels: Sequence[int], user: str) -> Answer:
     """Send one prediction over gRPC.
 
     Raises:
         DemoFailed: no answer, or one that is an error.
     """
     request = pb.ModelInferRequest(
-        model_name=NAME,
-        inputs=[
-            pb.ModelInferRequest.InferInputTensor(
-                name="image", datatype="FP32", shape=[1, PIXELS]
-            )
-        ],
-        raw_input_contents=[np.array(pixels, dtype="<f4").tobytes()],
+        model_name=NAME, raw_input_contents=[np.array(pixels, dtype="<f4").tobytes()]
     )
+    request.inputs.add(name="image", datatype="FP32", shape=[1, PIXELS])
+    host, port = address
+    target = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
     start_s = time.monotonic()
-    options = [("grpc.enable_http_proxy", 0)]
-    with grpc.insecure_channel(_target(address), options=options) as channel:
-        call = channel.unary_unary(
+    with grpc.insecure_channel(target, [("grpc.enable_http_proxy", 0)]) as channel:
+        infer = channel.unary_unary(
             _METHOD,
             request_serializer=pb.ModelInferRequest.SerializeToString,
             response_deserializer=pb.ModelInferResponse.FromString,
         )
         try:
-            response, rpc = call.with_call(
+            response, call = infer.with_call(
                 request, timeout=TIMEOUT_S, metadata=[(KEY_HEADER, user)]
             )
         except grpc.RpcError as exc:
             raise DemoFailed(f"the gateway gave no answer over gRPC: {_sentence(exc)}") from exc
-    return None
+        took_ms = (time.monotonic() - start_s) * 1e3
+        lines = {str(name): str(value) for name, value in call.trailing_metadata()}
+    raw = dict(zip((o.name for o in response.outputs), response.raw_output_contents, strict=True))
+    digit = int(np.frombuffer(raw["label"], "<i8")[0])
+    return Answer(
+        protocol="gRPC",
+        user=user,
+        digit=digit,
+        probability=float(np.frombuffer(raw["probabilities"], "<f4")[digit]),
+        version=response.model_version,
+        lines=lines,
+        took_ms=took_ms,
+    )
+
+
+def _sentence(exc: grpc.RpcError) -> str:
+    """Return what a failed call says; grpcio's errors are calls as well."""
+    if isinstance(exc, grpc.Call):
+        return f"{exc.code().name}: {exc.details()}"
+    return str(exc)

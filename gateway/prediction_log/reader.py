@@ -1,4 +1,4 @@
-"""Reads prediction records back from Redis: for `sluice log`, the demo, and people who look.
+"""Reads prediction records back from Redis and shows them: for `sluice log` and the demo.
 
 Synchronous, over a plain redis-py client; knows keys and entries, nothing of the gateway's process.
 Consumers that must not miss anything use a consumer group of their own; this reader has no state in
@@ -9,16 +9,20 @@ from __future__ import annotations
 
 import heapq
 import logging
+import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import islice
+from datetime import UTC, datetime
+from itertools import chain, islice
 from typing import Any, Final
 
+import msgspec
+import numpy as np
 import redis
 from redis.exceptions import ResponseError
 
 from gateway.ids import as_text
-from gateway.prediction_log.record import LoggedPrediction, MalformedRecord, decode
+from gateway.prediction_log.record import LoggedPrediction, LoggedTensor, MalformedRecord, decode
 from gateway.prediction_log.sink import blob_of
 from gateway.prediction_log.streams import BEFORE_ALL, NAMES_KEY, EntryId, streams_key
 
@@ -27,6 +31,10 @@ PAGE: Final = 500
 BLOCK_MS: Final = 1_000
 """Longest wait inside one command: new streams are noticed, and Ctrl-C works, this often."""
 SHOWN_BY_DEFAULT: Final = 10
+VALUES_SHOWN: Final = 6
+"""Elements of each tensor on a line."""
+CHARACTERS_SHOWN: Final = 24
+"""Of each BYTES element on a line."""
 _SLOWEST_REQUEST_MS: Final = 3_600_000
 """A record is written when its request is answered; none is assumed to take longer than this."""
 _CLOCK_SLACK_MS: Final = 5_000
@@ -35,7 +43,8 @@ _CLOCK_SLACK_MS: Final = 5_000
 _log = logging.getLogger(__name__)
 
 _Found = tuple[EntryId, str, LoggedPrediction]
-_Entries = Sequence[tuple[bytes | str | None, Mapping[bytes | str, bytes | str] | None]]
+_Fields = Mapping[bytes | str, bytes | str] | None
+_Entries = Sequence[tuple[bytes | str | None, _Fields]]
 
 
 def connect(url: str) -> redis.Redis:
@@ -49,15 +58,15 @@ def connect(url: str) -> redis.Redis:
     )
 
 
-def names(client: redis.Redis) -> list[str]:
+def known_names(client: redis.Redis) -> list[str]:
     """Return the public names that have streams, sorted."""
     return sorted(_text(member) for member in client.smembers(NAMES_KEY))
 
 
-def streams(client: redis.Redis, chosen: Sequence[str] | None = None) -> list[str]:
+def streams(client: redis.Redis, names: Sequence[str] | None = None) -> list[str]:
     """Return the keys of the streams of these names, or of all names, sorted."""
     keys: set[str] = set()
-    for name in names(client) if chosen is None else chosen:
+    for name in known_names(client) if names is None else names:
         keys.update(_text(member) for member in client.smembers(streams_key(name)))
     return sorted(keys)
 
@@ -77,9 +86,13 @@ def tail(
     itself; it merges replicas as their entries come in. At most `count` records are yielded.
     """
     keys = streams(client, names)
-    if from_start or follow:
-        return islice(_tail_forward(client, keys, names, from_start, follow), count)
-    return iter(_last(client, keys, SHOWN_BY_DEFAULT if count is None else count))
+    if not from_start and not follow:
+        return iter(_last(client, keys, SHOWN_BY_DEFAULT if count is None else count))
+    # Read now and not at the first `next`: what is written from here on belongs to the answer.
+    positions = {key: BEFORE_ALL if from_start else _last_id(client, key) for key in keys}
+    past = _history(client, positions) if from_start else iter(())
+    coming = _coming(client, positions, names) if follow else iter(())
+    return islice(chain(past, coming), count)
 
 
 def find(client: redis.Redis, name: str, rid: bytes) -> LoggedPrediction | None:
@@ -100,29 +113,57 @@ def find(client: redis.Redis, name: str, rid: bytes) -> LoggedPrediction | None:
     return None
 
 
-def _tail_forward(
-    client: redis.Redis,
-    keys: Sequence[str],
-    chosen: Sequence[str] | None,
-    from_start: bool,
-    follow: bool,
+def render_line(prediction: LoggedPrediction) -> str:
+    """Return one line for a person: when, what, who answered and how, first values in and out."""
+    who = f"{prediction.model}/{prediction.version}" if prediction.model else "-"
+    outcome = prediction.error or _summary(prediction.outputs)
+    words = [
+        _time(prediction.ts_us),
+        prediction.name,
+        who,
+        prediction.served or prediction.variant or "-",
+        prediction.reason or "-",
+        str(prediction.status),
+        f"{prediction.total_us / 1e3:.1f}ms",
+        as_text(prediction.rid),
+        f"{_summary(prediction.inputs)} -> {outcome}",
+    ]
+    return _printable(" ".join(words))
+
+
+def render_json(prediction: LoggedPrediction) -> str:
+    """Return one JSON object on one line, with every value that was kept; NaN becomes null."""
+    document = msgspec.structs.asdict(prediction)
+    document |= {
+        "time": _time(prediction.ts_us),
+        "rid": as_text(prediction.rid),
+        "artefact": prediction.artefact.hex(),
+        "inputs": {name: _tensor_json(tensor) for name, tensor in prediction.inputs.items()},
+        "outputs": {name: _tensor_json(tensor) for name, tensor in prediction.outputs.items()},
+    }
+    return msgspec.json.encode(document).decode()
+
+
+def _history(client: redis.Redis, positions: dict[str, EntryId]) -> Iterator[LoggedPrediction]:
+    """Yield what stands in the streams, merged; moves the positions along."""
+    scans = [_records(client, key) for key in positions]
+    for entry_id, key, prediction in heapq.merge(*scans, key=lambda found: found[:2]):
+        positions[key] = entry_id
+        yield prediction
+
+
+def _coming(
+    client: redis.Redis, positions: dict[str, EntryId], names: Sequence[str] | None
 ) -> Iterator[LoggedPrediction]:
-    positions = {key: BEFORE_ALL if from_start else _last_id(client, key) for key in keys}
-    if from_start:
-        for entry_id, key, prediction in heapq.merge(
-            *(_records(client, key) for key in keys), key=lambda found: found[:2]
-        ):
-            positions[key] = entry_id
-            yield prediction
-    while follow:
+    """Yield what comes in behind the positions, for ever, of new streams too."""
+    while True:
         for key, entries in _read_new(client, positions):
             positions[key] = _id(entries[-1][0])
             for _, fields in entries:
-                blob = blob_of(fields)
-                prediction = _decoded(blob, key) if blob is not None else None
+                prediction = _prediction(fields, key)
                 if prediction is not None:
                     yield prediction
-        for key in streams(client, chosen):
+        for key in streams(client, names):
             positions.setdefault(key, BEFORE_ALL)  # it did not exist when we began
 
 
@@ -144,8 +185,7 @@ def _last(client: redis.Redis, keys: Sequence[str], count: int) -> list[LoggedPr
     found: list[_Found] = []
     for key in keys:
         for raw_id, fields in client.xrevrange(key, count=count) or () if count > 0 else ():
-            blob = blob_of(fields)
-            prediction = _decoded(blob, key) if blob is not None else None
+            prediction = _prediction(fields, key)
             if prediction is not None:
                 found.append((_id(raw_id), key, prediction))
     found.sort(key=lambda item: item[:2])
@@ -154,9 +194,9 @@ def _last(client: redis.Redis, keys: Sequence[str], count: int) -> list[LoggedPr
 
 def _records(client: redis.Redis, key: str) -> Iterator[_Found]:
     for entry_id, blob in _scan(client, key, BEFORE_ALL):
-        prediction = _decoded(blob, key)
-        if prediction is not None:
-            yield entry_id, key, prediction
+        found = _decoded(blob, key)
+        if found is not None:
+            yield entry_id, key, found
 
 
 def _scan(client: redis.Redis, key: str, start: EntryId) -> Iterator[tuple[EntryId, bytes]]:
@@ -188,6 +228,11 @@ def _answered_ms(blob: bytes) -> int:
     return (prediction.ts_us + prediction.total_us) // 1_000
 
 
+def _prediction(fields: _Fields, key: str) -> LoggedPrediction | None:
+    blob = blob_of(fields)
+    return _decoded(blob, key) if blob is not None else None
+
+
 def _decoded(blob: bytes, key: str) -> LoggedPrediction | None:
     try:
         return decode(blob)
@@ -202,3 +247,51 @@ def _id(raw: bytes | str | None) -> EntryId:
 
 def _text(raw: bytes | str) -> str:
     return raw.decode() if isinstance(raw, bytes) else raw
+
+
+def _time(ts_us: int) -> str:
+    seconds, us = divmod(ts_us, 1_000_000)
+    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%S}.{us // 1_000:03d}Z"
+
+
+def _summary(tensors: Mapping[str, LoggedTensor]) -> str:
+    return ", ".join(_tensor_line(name, tensor) for name, tensor in tensors.items()) or "-"
+
+
+def _tensor_line(name: str, tensor: LoggedTensor) -> str:
+    head = f"{name} {tensor.datatype}{list(tensor.shape)}"
+    try:
+        values = _values(tensor, VALUES_SHOWN)
+    except MalformedRecord:
+        return f"{head} (unreadable)"
+    shown = [f"{v:.4g}" if isinstance(v, float) else str(v)[:CHARACTERS_SHOWN] for v in values]
+    if math.prod(tensor.shape) > len(values):
+        shown.append("…")
+    return " ".join((head, *shown))
+
+
+def _tensor_json(tensor: LoggedTensor) -> dict[str, object]:
+    try:
+        values: list[object] | None = _values(tensor, None)
+    except MalformedRecord:
+        values = None
+    return {
+        "datatype": tensor.datatype,
+        "shape": tensor.shape,
+        "is_whole": tensor.is_whole,
+        "values": values,
+    }
+
+
+def _values(tensor: LoggedTensor, limit: int | None) -> list[object]:
+    """Return the first elements, row-major, as Python values; BYTES as text."""
+    flat = tensor.array().reshape(-1)[:limit]
+    if tensor.datatype == "BF16":  # the upper half of an FP32
+        flat = (flat.astype(np.uint32) << 16).view(np.float32)
+    values: list[object] = flat.tolist()
+    return [v.decode(errors="backslashreplace") if isinstance(v, bytes) else v for v in values]
+
+
+def _printable(line: str) -> str:
+    """Escape what a terminal would act upon: names and BYTES come from callers."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line)

@@ -1,1 +1,0 @@
-"""Prediction records as text: one line for a person, or one JSON object for a program."""

@@ -1,0 +1,157 @@
+"""Any configuration made of honoured fields means the same as text, as a policy and as an answer."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from pathlib import Path
+
+from google.protobuf import json_format, text_format
+from hypothesis import given
+from hypothesis import strategies as st
+
+from engines import fake
+from engines.base import BatchPolicy
+from engines.errors import ModelLoadError
+from engines.repository import batch_policy
+from gateway.config import ModelsConfig
+from gateway.model_config import ModelConfigs
+from gateway.model_config.fields import REFUSED, set_fields, unknown_fields
+from gateway.model_config.tensors import DATA_TYPES
+from gateway.pb import model_config_pb2 as pb
+from tests.support.models import write_fake
+
+CONFIGS = ModelConfigs(settings=ModelsConfig(), usable_cores=2)
+names = st.text(st.characters(codec="utf-8", exclude_characters="\0"), min_size=1, max_size=8)
+dims = st.lists(st.one_of(st.just(-1), st.integers(1, 1 << 40)), min_size=1, max_size=3)
+counts = st.integers(0, 1 << 31)
+
+
+@st.composite
+def signatures(draw: st.DrawFn) -> tuple[list[pb.ModelInput], list[pb.ModelOutput]]:
+    """Draw declared inputs and outputs."""
+    types = st.sampled_from(sorted(DATA_TYPES.values()))
+    tensors = st.tuples(names, types, dims)
+    sides = st.lists(tensors, min_size=1, max_size=3, unique_by=lambda tensor: tensor[0])
+    inputs = [pb.ModelInput(name=n, data_type=t, dims=d) for n, t, d in draw(sides)]
+    outputs = [pb.ModelOutput(name=n, data_type=t, dims=d) for n, t, d in draw(sides)]
+    return inputs, outputs
+
+
+@st.composite
+def schedules(draw: st.DrawFn, maximum: int) -> pb.ModelDynamicBatching:
+    """Draw a dynamic_batching that fits the maximum."""
+    levels = draw(st.integers(0, 5))
+    return pb.ModelDynamicBatching(
+        preferred_batch_size=draw(st.lists(st.integers(1, maximum), max_size=3)),
+        max_queue_delay_microseconds=draw(counts),
+        priority_levels=levels,
+        default_priority_level=draw(st.integers(1, levels)) if levels else 0,
+        default_queue_policy=pb.ModelQueuePolicy(
+            default_timeout_microseconds=draw(counts),
+            allow_timeout_override=draw(st.booleans()),
+            max_queue_size=draw(counts),
+        ),
+    )
+
+
+@st.composite
+def configurations(draw: st.DrawFn) -> pb.ModelConfig:
+    """Draw a configuration of a model that can be batched, made of honoured fields."""
+    maximum = draw(st.integers(1, 1 << 12))
+    inputs, outputs = draw(signatures())
+    config = pb.ModelConfig(
+        name=draw(st.sampled_from(["", "model"])),
+        backend="fake",
+        max_batch_size=maximum,
+        input=inputs,
+        output=outputs,
+    )
+    if draw(st.booleans()):
+        config.dynamic_batching.CopyFrom(draw(schedules(maximum)))
+    for count in draw(st.lists(st.integers(0, 4), max_size=2)):
+        config.instance_group.add(count=count, kind=pb.ModelInstanceGroup.KIND_CPU)
+    for rows in draw(st.lists(st.integers(1, maximum), max_size=2)):
+        config.model_warmup.add(batch_size=rows, name=draw(names))
+    if (latest := draw(st.integers(0, 3))) > 0:
+        config.version_policy.latest.num_versions = latest
+    return config
+
+
+@given(config=configurations())
+def test_a_configuration_survives_text_then_policy_then_description(
+    config: pb.ModelConfig,
+) -> None:
+    with tempfile.TemporaryDirectory() as root:
+        directory = Path(root) / "model"
+        path = write_signature(directory, config)
+        (directory / "config.pbtxt").write_text(text_format.MessageToString(config))
+        spec = CONFIGS.read_spec(directory)
+        metadata = fake.load(path, spec.engine).metadata
+    assert spec.instances == max(1, sum(group.count or 1 for group in config.instance_group))
+    assert spec.warmup_batch_sizes == tuple(sample.batch_size for sample in config.model_warmup)
+    policy = batch_policy(spec, metadata)
+    check_policy(policy, config)
+
+    document = CONFIGS.describe(spec, metadata, "1")
+    described = pb.ModelConfig.FromString(document.wire)
+    assert described.max_batch_size == policy.max_batch_size == config.max_batch_size
+    assert described.HasField("dynamic_batching") == policy.dynamic
+    assert described.dynamic_batching == config.dynamic_batching
+    assert list(described.input) == list(config.input)
+    assert list(described.output) == list(config.output)
+    assert list(described.model_warmup) == list(config.model_warmup)
+    assert json_format.Parse(document.json, pb.ModelConfig()) == described
+    assert all(isinstance(d, int) for i in json.loads(document.json)["input"] for d in i["dims"])
+
+
+def write_signature(directory: Path, config: pb.ModelConfig) -> Path:
+    """Write a fake engine's script with the configuration's own signature."""
+    protocol_names = {number: name for name, number in DATA_TYPES.items()}
+    inputs, outputs = (
+        [
+            {
+                "name": tensor.name,
+                "datatype": protocol_names[pb.DataType.Name(tensor.data_type)],
+                "shape": [-1, *tensor.dims],
+            }
+            for tensor in side
+        ]
+        for side in (config.input, config.output)
+    )
+    return write_fake(directory / "1" / "model.json", inputs=inputs, outputs=outputs)
+
+
+def check_policy(policy: BatchPolicy, config: pb.ModelConfig) -> None:
+    asked = config.dynamic_batching
+    queue = asked.default_queue_policy
+    assert policy.dynamic == config.HasField("dynamic_batching")
+    assert list(policy.preferred_batch_sizes) == list(asked.preferred_batch_size)
+    assert policy.max_queue_delay_us == asked.max_queue_delay_microseconds
+    assert policy.priority_levels == asked.priority_levels
+    assert policy.default_priority_level == asked.default_priority_level
+    assert policy.default_timeout_us == queue.default_timeout_microseconds
+    assert policy.max_queue_requests == queue.max_queue_size
+    assert policy.max_queue_rows >= config.max_batch_size
+    if queue.default_timeout_microseconds:
+        assert policy.allow_timeout_override == queue.allow_timeout_override
+
+
+@given(config=configurations())
+def test_a_configuration_of_honoured_fields_has_nothing_to_warn_of(config: pb.ModelConfig) -> None:
+    assert unknown_fields(config) == set()
+    assert not {field.path for field in set_fields(config)} & set(REFUSED)
+
+
+@given(text=st.text(alphabet='inputdims_xoe:{}[]",#0123456789-. \n', max_size=60))
+def test_any_text_is_read_or_refused_and_never_breaks(text: str) -> None:
+    with tempfile.TemporaryDirectory() as root:
+        directory = Path(root) / "model"
+        write_fake(directory / "1" / "model.json")
+        (directory / "config.pbtxt").write_text(text)
+        try:
+            spec = CONFIGS.read_spec(directory)
+        except ModelLoadError as exc:
+            assert str(exc).startswith("model/config.pbtxt")
+        else:
+            assert spec.name == "model"

@@ -1,0 +1,83 @@
+"""Writes docs/configuration.md from gateway/config.py: its fields, defaults and docstrings.
+
+`python -m tests.support.configuration_reference` rewrites the page; a test compares.
+"""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+PAGE = ROOT / "docs" / "configuration.md"
+SECTIONS = {
+    "ServerConfig": "[server]",
+    "ModelsConfig": "[models]",
+    "RedisConfig": "[redis]",
+    "PredictionLogConfig": "[prediction_log]",
+    "RouteConfig": "[routes.NAME]",
+    "VariantConfig": "[routes.NAME.variants] ARM = { … }",
+}
+HEAD = """# Configuration
+
+One TOML file, read once at start. An unknown key, a wrong type or a value out of range is refused
+with the path of the field and exit code 2; `sluice check --config sluice.toml` does only that.
+
+Every field can be overridden from the environment: the path in capitals, joined by double
+underscores, after `SLUICE__`. `SLUICE__SERVER__HTTP=0.0.0.0:8000` overrides `[server] http`. The
+value is read as TOML (`64`, `true`, `["header:x-user-id"]`), and as plain text where it is no TOML
+or where the file has text. Passwords belong here rather than in the file.
+
+This page is made from `gateway/config.py`; a test keeps it true.
+"""
+
+
+def page() -> str:
+    """Return the whole page."""
+    tree = ast.parse((ROOT / "gateway" / "config.py").read_text())
+    classes = {node.name: node for node in tree.body if isinstance(node, ast.ClassDef)}
+    return "\n".join([HEAD, *(_section(classes[name], title) for name, title in SECTIONS.items())])
+
+
+def _section(node: ast.ClassDef, title: str) -> str:
+    lines = [f"## `{title}`", "", ast.get_docstring(node) or "", ""]
+    lines += ["| field | type | default | meaning |", "|---|---|---|---|"]
+    for position, item in enumerate(node.body):
+        if not isinstance(item, ast.AnnAssign):
+            continue
+        following = node.body[position + 1] if position + 1 < len(node.body) else None
+        cells = [
+            f"`{ast.unparse(item.target)}`",
+            f"`{_type(ast.unparse(item.annotation))}`".replace("|", "\\|"),
+            "required" if item.value is None else f"`{_default(item.value)}`",
+            _docstring(following),
+        ]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join([*lines, ""])
+
+
+def _type(annotation: str) -> str:
+    plain = {"Positive": "int ≥ 1", "NonNegative": "int ≥ 0", "Name": "name"}
+    if annotation.startswith("Annotated["):
+        return annotation.removeprefix("Annotated[").partition(",")[0]
+    if annotation.startswith("Literal["):
+        return annotation.removeprefix("Literal[").removesuffix("]").replace("'", '"')
+    return plain.get(annotation, annotation.replace("Name", "name").replace("Config", ""))
+
+
+def _default(value: ast.expr) -> str:
+    if isinstance(value, ast.BinOp) and isinstance(value.op, ast.LShift):
+        return f"{ast.literal_eval(value.left) << ast.literal_eval(value.right):_}"
+    if isinstance(value, ast.Constant) and type(value.value) is int:
+        return f"{value.value:_}"
+    return ast.unparse(value).replace("'", '"')
+
+
+def _docstring(node: ast.stmt | None) -> str:
+    if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
+        return " ".join(str(node.value.value).split())
+    return ""
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page())
