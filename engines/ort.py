@@ -108,13 +108,12 @@ def _session_options(config: EngineConfig, *, strict: bool) -> ort.SessionOption
     options.inter_op_num_threads = config.inter_op_threads
     options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
     options.log_severity_level = 3
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    options.add_session_config_entry("session.inter_op.allow_spinning", "0")
+    entries = {"session.intra_op.allow_spinning": "0", "session.inter_op.allow_spinning": "0"}
     if strict:
-        options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
-    for key, value in config.parameters.items():
-        if key.startswith("session."):
-            options.add_session_config_entry(key, value)
+        entries["session.disable_cpu_ep_fallback"] = "1"
+    entries |= {k: v for k, v in config.parameters.items() if k.startswith("session.")}
+    for key, value in entries.items():
+        options.add_session_config_entry(key, value)
     return options
 
 

@@ -3,7 +3,8 @@
 Start: bind every port, so that a taken one is an error at once; serve health and metrics while the
 models load; become ready. Stop, in this written order:
   1. refuse: not ready, still live; new requests get UNAVAILABLE/503;
-  2. wait, at most drain_timeout_s: transports finish their running calls, then the batchers drain;
+  2. wait, at most drain_timeout_s, until every accepted request is answered; the listeners stay
+     open meanwhile, so that probes go on seeing a live process; then close them and the engines;
   3. flush the prediction log, at most FLUSH_S; what is left is counted as dropped;
   4. close the listeners that people watch (metrics, admin), last.
 """
@@ -226,12 +227,13 @@ class App:
         logger.info("draining")
         drain_s = self.config.server.drain_timeout_s
         await self._grpc.set_ready(is_ready=False)
-        await asyncio.gather(self._grpc.stop(drain_s), self._http["http"].stop())
         try:
             async with asyncio.timeout(drain_s):
+                await self.pipeline.idle()
+                await asyncio.gather(self._grpc.stop(drain_s), self._http["http"].stop())
                 await self.repository.close()
         except TimeoutError:
-            logger.error("drain timeout passed with batches still running")
+            logger.error("drain timeout passed with requests still running")
         await self.log.close(FLUSH_S)
         await asyncio.gather(self._http["metrics"].stop(), self._http["admin"].stop())
         logger.info("stopped")

@@ -103,7 +103,7 @@ class Catalog:
 
     def is_model_ready(self, name: str, version: str) -> bool:
         """Whether a request to this name would be served now; raises UnknownName."""
-        return not self._lifecycle.is_draining and self._directory.is_ready(name, version)
+        return self._lifecycle.is_ready and self._directory.is_ready(name, version)
 
     def server_version(self) -> str:
         """Return the version of this software."""

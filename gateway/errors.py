@@ -53,6 +53,13 @@ class Draining(GatewayError):
         super().__init__("the server is shutting down")
 
 
+class Starting(GatewayError):
+    """The models are still being loaded."""
+
+    def __init__(self) -> None:
+        super().__init__("the server is starting: its models are being loaded")
+
+
 class Unrepresentable(GatewayError):
     """The answer cannot be written in the form that the caller asked for."""
 
@@ -97,6 +104,7 @@ STATUSES: Final[dict[type[Exception], Status]] = {
     NotAllowed: Status(grpc=Code.PERMISSION_DENIED, http=403),
     NotSupported: Status(grpc=Code.UNIMPLEMENTED, http=501),
     Draining: _UNAVAILABLE,
+    Starting: _UNAVAILABLE,
     engine_errors.InvalidInput: _INVALID,
     engine_errors.UnknownModel: _NOT_FOUND,
     engine_errors.VersionNotReady: _UNAVAILABLE,

@@ -10,6 +10,7 @@ record is offered before it, so that no answer leaves whose record was never tak
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 from collections.abc import Callable
@@ -20,7 +21,7 @@ from engines.errors import Cancelled, InvalidInput
 from engines.tensors import Tensor
 from gateway import ids
 from gateway.directory import Directory, Target
-from gateway.errors import Draining, StatusTable
+from gateway.errors import Draining, Starting, StatusTable
 from gateway.lifecycle import Lifecycle
 from gateway.metrics import RequestMetrics
 from gateway.prediction_log.record import PredictionRecord
@@ -92,10 +93,19 @@ class Pipeline:
         self._metrics = metrics
         self._log = log
         self._statuses = statuses
+        self._in_flight = 0
+        self._idle = asyncio.Event()
+
+    async def idle(self) -> None:
+        """Return when no request is under way; meant for a drain, when none is accepted."""
+        while self._in_flight:
+            self._idle.clear()
+            await self._idle.wait()
 
     def submit(self, request: InferRequest, reply: Reply) -> Call:
         """Start a request; `reply` gets its answer or its error, once."""
         call = Call(self, request, reply)
+        self._in_flight += 1
         try:
             self._admit(call)
         except Exception as exc:  # adapter edge: whatever it is, the caller gets an answer
@@ -103,8 +113,8 @@ class Pipeline:
         return call
 
     def _admit(self, call: Call) -> None:
-        if self._lifecycle.is_draining:
-            raise Draining
+        if not self._lifecycle.is_ready:
+            raise Draining if self._lifecycle.is_draining else Starting
         request = call.request
         call.target = target = self._directory.choose(request)
         batcher = target.served.batcher
@@ -126,6 +136,9 @@ class Pipeline:
 
     def finish(self, call: Call, outcome: object) -> None:
         """Answer, count and log a request; called once per call."""
+        self._in_flight -= 1
+        if not self._in_flight:
+            self._idle.set()
         total_ns = time.monotonic_ns() - call.started_ns
         served_by = _served_by(call)
         answer: InferResponse | Exception

@@ -111,7 +111,7 @@ def by_grpc(address: Address, pixels: Sequence[int], user: str) -> Answer:
         )
         try:
             response, call = infer.with_call(
-                request, timeout=TIMEOUT_S, metadata=[(KEY_HEADER, user)]
+                request, timeout=TIMEOUT_S, metadata=((KEY_HEADER, user),)
             )
         except grpc.RpcError as exc:
             raise DemoFailed(f"the gateway gave no answer over gRPC: {_sentence(exc)}") from exc

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
@@ -45,7 +46,8 @@ _EPOCHS: Final = 60
 _HIDDEN_UNITS: Final = 64
 
 FloatArray = npt.NDArray[np.float64]
-Report = Callable[[str], None]
+Work = Callable[[str], AbstractContextManager[None]]
+"""Is told what takes a while, and holds as long as it does."""
 
 
 class Picture(msgspec.Struct, frozen=True, kw_only=True):
@@ -125,19 +127,14 @@ def config_path(directory: Path) -> Path:
     return directory / "models" / NAME / "config.pbtxt"
 
 
-def make(directory: Path, report: Report) -> Digits:
-    """Train both versions and write the model repository; the stamp goes last.
-
-    Args:
-        directory: the demo's folder.
-        report: is told what is about to take a while.
-    """
-    report("loading scikit-learn and its digits")
-    data = load()
+def make(directory: Path, work: Work) -> Digits:
+    """Train both versions and write the model repository; the stamp goes last."""
+    with work("loading scikit-learn and its digits"):
+        data = load()
     versions = []
     for version, kind, fit in RECIPES:
-        report(f"training version {version}, {kind}")
-        estimator = fit(data)
+        with work(f"training version {version}, {kind}"):
+            estimator = fit(data)
         content = graph(layers(estimator)).SerializeToString(deterministic=True)
         _write(model_path(directory, version), content)
         versions.append(
@@ -217,7 +214,7 @@ def graph(network: Sequence[Layer]) -> onnx.ModelProto:
     """
     from onnx import TensorProto, checker, helper, numpy_helper
 
-    constants = [numpy_helper.from_array(np.float32(1 / WHITE), "scale")]
+    constants = [numpy_helper.from_array(_fp32(1 / WHITE), "scale")]
     nodes = [helper.make_node("Mul", ["image", "scale"], ["activation_0"])]
     for n, layer in enumerate(network):
         for name, values in (("weights", layer.weights), ("bias", layer.bias)):
@@ -249,8 +246,8 @@ def graph(network: Sequence[Layer]) -> onnx.ModelProto:
     return model
 
 
-def _fp32(values: FloatArray) -> npt.NDArray[np.float32]:
-    return np.ascontiguousarray(values, dtype=np.float32)
+def _fp32(values: FloatArray | float) -> npt.NDArray[np.float32]:
+    return np.array(values, dtype=np.float32, order="C")
 
 
 def _accuracy(estimator: Any, data: Data) -> float:  # Any: scikit-learn ships no types

@@ -91,14 +91,14 @@ class GatewayProcess:
         """Return the error for a gateway that ended by itself."""
         how = f"exit code {code}" if code >= 0 else f"signal {-code}"
         sentence = f"the gateway ended with {how}; its log, {self._log}, ends with"
-        advice = ()
+        advice: list[str] = []
         if any("cannot listen" in line for line in last_lines(self._log)):
-            advice = (
+            advice = [
                 "",
                 "The port is in use, perhaps by another demo. Other ports can be given so:",
                 "  SLUICE__SERVER__HTTP=127.0.0.1:9000 SLUICE__SERVER__GRPC=127.0.0.1:9001 \\",
                 "  SLUICE__SERVER__METRICS=127.0.0.1:9002 SLUICE__SERVER__ADMIN=127.0.0.1:9003",
-            )
+            ]
         return DemoFailed(sentence, *last_lines(self._log), *advice)
 
     def stop(self) -> None:

@@ -28,11 +28,11 @@ def draw(pixels: Sequence[float], shades: str = SHADES) -> str:
     return "\n".join("".join(cells[n : n + SIDE]) for n in range(0, SIDE * SIDE, SIDE))
 
 
-def framed(drawing: str, *, plain: bool = False) -> list[str]:
+def framed(drawing: str, *, is_plain: bool = False) -> list[str]:
     """Return a drawing's lines inside a thin frame."""
     lines = drawing.splitlines()
     width = max(len(line) for line in lines)
-    corners, flat, upright = ("++++", "-", "|") if plain else ("┌┐└┘", "─", "│")
+    corners, flat, upright = ("++++", "-", "|") if is_plain else ("┌┐└┘", "─", "│")
     body = [f"{upright}{line:<{width}}{upright}" for line in lines]
     rule = flat * width
     return [corners[0] + rule + corners[1], *body, corners[2] + rule + corners[3]]

@@ -204,7 +204,11 @@ class RedisServer:
                 )
             except OSError as exc:
                 raise self._failed(f"cannot be executed: {exc.strerror}") from exc
-        self._await_answer(self._process, port)
+        try:
+            self._await_answer(self._process, port)
+        except BaseException:  # Ctrl-C too: nobody else would end it
+            self.kill()
+            raise
 
     def _arguments(self, port: int) -> list[str]:
         """Return the settings; the directory is the working directory, which needs no quoting."""
@@ -220,12 +224,10 @@ class RedisServer:
         limit_s = time.monotonic() + _START_LIMIT_S
         while time.monotonic() < limit_s:
             if process.poll() is not None:
-                self._process = None
                 raise self._failed(f"exited with {process.returncode}")
             if _answers(port, process.pid):
                 return
             time.sleep(_PAUSE_S)
-        self.kill()
         raise self._failed(f"did not answer within {_START_LIMIT_S:g} s")
 
     def _failed(self, why: str) -> RedisStartError:

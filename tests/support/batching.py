@@ -30,6 +30,13 @@ ECHO_INPUT: Final = TensorSpec(name="x", datatype="FP32", shape=(-1, -1))
 ECHO_OUTPUT: Final = TensorSpec(name="y", datatype="FP32", shape=(-1, -1))
 
 
+async def until(is_so: Callable[[], bool]) -> None:
+    """Return when something is so that the code under test announces to nobody."""
+    async with asyncio.timeout(HANG_S):
+        while not is_so():  # noqa: ASYNC110 - there is no event to wait for
+            await asyncio.sleep(0.001)
+
+
 class Gate:
     """Stands in for a fake engine's `sleep`: holds each batch until it is let go."""
 

@@ -1,7 +1,7 @@
-"""The asyncio driver of the queue: batching, order, bounds, deadlines and draining.
+"""The asyncio driver of the queue: batching, order, bounds and draining.
 
-Cancellation and failure have files of their own beside this one. Where a test needs a busy
-instance, a gate holds the batch inside the engine: no test waits for a latency to pass.
+Deadlines, cancellation and failure have files of their own beside this one. Where a test needs a
+busy instance, a gate holds the batch inside the engine: no test waits for a latency to pass.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import time
 import pytest
 
 from engines.base import BatchPolicy
-from engines.errors import DeadlineExpired, QueueFull, VersionNotReady
+from engines.errors import QueueFull, VersionNotReady
 from tests.support.batching import HANG_S, MS, Bench, Reply, make_bench
 
 A_MINUTE_US = 60_000_000
@@ -233,98 +233,6 @@ def test_a_request_over_the_bound_in_requests_is_refused() -> None:
             bench.submit(1.0)
             with pytest.raises(QueueFull, match="its limit is 1 requests"):
                 bench.submit(2.0)
-
-    asyncio.run(scenario())
-
-
-def test_a_deadline_fires_at_its_instant_while_the_instance_is_busy() -> None:
-    async def scenario() -> None:
-        async with make_bench(is_gated=True) as bench:
-            _, running = await bench.block()
-            deadline_ns = time.monotonic_ns() + 10 * MS
-            _, queued = bench.submit(1.0, deadline_ns=deadline_ns)
-            error = await queued.error()
-            assert isinstance(error, DeadlineExpired)
-            assert "while the request was queued" in str(error)
-            assert 0 <= queued.at_ns - deadline_ns < 1_000 * MS
-            assert running.outcomes == []
-            assert bench.statistics().queue.queued_rows == 0
-            bench.gate.open()
-            await running.executed()
-        assert bench.engines[0].rows_run == 1
-
-    asyncio.run(scenario())
-
-
-def test_an_earlier_deadline_that_comes_later_is_not_missed() -> None:
-    async def scenario() -> None:
-        async with make_bench(is_gated=True) as bench:
-            await bench.block()
-            now_ns = time.monotonic_ns()
-            _, distant = bench.submit(1.0, deadline_ns=now_ns + 600_000 * MS)
-            replies = [bench.submit(2.0, deadline_ns=now_ns + ms * MS)[1] for ms in (30, 10, 20)]
-            for reply in replies:
-                assert isinstance(await reply.error(), DeadlineExpired)
-            assert replies[1].at_ns <= replies[2].at_ns <= replies[0].at_ns
-            assert distant.outcomes == []
-
-    asyncio.run(scenario())
-
-
-def test_a_deadline_also_fires_while_the_request_is_executing_and_its_answer_is_dropped() -> None:
-    async def scenario() -> None:
-        async with make_bench(is_gated=True) as bench:
-            _, expiring = bench.submit(1.0, deadline_ns=time.monotonic_ns() + 500 * MS)
-            _, neighbour = bench.submit(2.0)
-            await bench.gate.entered()
-            assert "while the request was executing" in str(await expiring.error())
-            bench.gate.open()
-            assert await neighbour.values() == [2.0]
-            assert len(expiring.outcomes) == 1
-            assert (bench.statistics().expired, bench.statistics().answered) == (1, 1)
-
-    asyncio.run(scenario())
-
-
-def test_a_request_whose_deadline_has_passed_never_reaches_the_engine() -> None:
-    async def scenario() -> None:
-        async with make_bench() as bench:
-            _, stale = bench.submit(1.0, deadline_ns=time.monotonic_ns() - 1)
-            _, fresh = bench.submit(2.0)
-            assert isinstance(await stale.error(), DeadlineExpired)
-            assert await fresh.values() == [2.0]
-        assert bench.engines[0].rows_run == 1
-
-    asyncio.run(scenario())
-
-
-def test_a_late_event_loop_does_not_send_expired_requests_to_the_engine() -> None:
-    def be_late(bench: Bench) -> None:
-        # The batch ends while the loop is held up, and so both its result and the deadline are
-        # due at once when the loop goes on.
-        bench.gate.let_go()
-        time.sleep(0.1)
-
-    async def scenario() -> None:
-        async with make_bench(is_gated=True) as bench:
-            _, running = await bench.block()
-            _, queued = bench.submit(1.0, deadline_ns=time.monotonic_ns() + 50 * MS)
-            be_late(bench)
-            await running.executed()
-            assert isinstance(await queued.error(), DeadlineExpired)
-        assert bench.engines[0].rows_run == 1
-
-    asyncio.run(scenario())
-
-
-def test_an_answered_request_does_not_expire_later() -> None:
-    async def scenario() -> None:
-        async with make_bench() as bench:
-            _, answered = bench.submit(1.0, deadline_ns=time.monotonic_ns() + 2_000 * MS)
-            await answered.executed()
-            _, expiring = bench.submit(2.0, deadline_ns=time.monotonic_ns() - 1)
-            await expiring.error()
-            assert len(answered.outcomes) == 1
 
     asyncio.run(scenario())
 

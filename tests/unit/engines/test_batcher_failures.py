@@ -12,7 +12,7 @@ from engines.base import BatchPolicy
 from engines.batcher import Batcher
 from engines.errors import InstanceFailed, InvalidInput
 from engines.fake import Script
-from tests.support.batching import HANG_S, make_bench, make_request
+from tests.support.batching import Reply, make_bench, make_request
 
 
 def test_a_value_that_the_model_cannot_take_fails_only_the_request_that_brought_it() -> None:
@@ -117,9 +117,9 @@ def test_a_report_that_raises_loses_no_answer() -> None:
                 on_batch=fail,
             )
             for _ in range(2):
-                done = asyncio.Event()
-                batcher.submit(make_request([1.0], on_done=lambda outcome, d=done: d.set()))
-                await asyncio.wait_for(done.wait(), HANG_S)
+                reply = Reply()
+                batcher.submit(make_request([1.0], on_done=reply))
+                await reply.executed()
                 await asyncio.sleep(0)
             assert batcher.statistics().answered == 2
             assert len(contexts) == 2

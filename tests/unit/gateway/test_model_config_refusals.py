@@ -268,6 +268,11 @@ def test_parameters_reach_the_engine_and_those_it_has_no_use_for_are_named(
             ["model_warmup.inputs.dims"],
         ),
         ("model_warmup { batch_size: 1 count: 5 }", ["model_warmup.count"]),
+        (
+            """model_warmup {
+                 batch_size: 1 inputs { key: "x" value { data_type: TYPE_INT8 dims: 4 } } }""",
+            ["model_warmup.inputs.dims"],
+        ),
     ],
 )
 def test_what_is_set_and_not_honoured_is_named_in_one_warning(
