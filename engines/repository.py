@@ -376,12 +376,11 @@ def batch_policy(spec: ModelSpec, metadata: ModelMetadata) -> BatchPolicy:
 
     The engine's max_batch_size rules in both: admission checks requests against it.
     """
-    if metadata.max_batch_size == 0:
-        rows = spec.batching.max_queue_rows if spec.batching else spec.max_queue_rows
-        return BatchPolicy(max_batch_size=1, dynamic=False, max_queue_rows=rows)
-    if spec.batching is not None:
-        return replace(spec.batching, max_batch_size=metadata.max_batch_size)
-    return BatchPolicy(max_batch_size=metadata.max_batch_size, max_queue_rows=spec.max_queue_rows)
+    rows = metadata.max_batch_size
+    policy = spec.batching or BatchPolicy(max_batch_size=1, max_queue_rows=spec.max_queue_rows)
+    if rows == 0:
+        return replace(policy, max_batch_size=1, dynamic=False)
+    return replace(policy, max_batch_size=rows)
 
 
 def model_names(root: Path) -> list[str]:

@@ -14,7 +14,7 @@ from engines.errors import UnknownModel, VersionNotReady
 from engines.repository import IndexEntry, Repository, VersionState
 from gateway import __version__
 from gateway.directory import Directory
-from gateway.errors import NotAllowed, UnknownName
+from gateway.errors import Draining, NotAllowed, UnknownName
 from gateway.lifecycle import Lifecycle
 from gateway.statistics import InferenceStatistics, StatisticsBook
 
@@ -170,9 +170,12 @@ class Catalog:
         """Load a model or load it again.
 
         Raises:
+            Draining: what is loaded now would never be closed.
             UnknownName: there is no such folder.
             VersionNotReady: no version came up; the sentence says why.
         """
+        if self._lifecycle.is_draining:
+            raise Draining
         try:
             await self._repository.load(model, self._pinned.get(model, ()))
             if not self._repository.ready_versions(model):

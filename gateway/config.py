@@ -16,6 +16,7 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import Meta
+from redis.connection import parse_url
 
 from router.routes import KeySource, Route, RouteError, Variant, slots_of_weight
 
@@ -144,7 +145,7 @@ def load(path: Path, environ: Mapping[str, str]) -> Config:
         ConfigError: the file is missing, no TOML, or does not have the shape above.
     """
     try:
-        document = tomllib.loads(path.read_text(), parse_float=Decimal)
+        document = tomllib.loads(path.read_text(encoding="utf-8"), parse_float=Decimal)
     except OSError as exc:
         raise ConfigError("$", f"cannot read {path}: {exc.strerror}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as exc:
@@ -165,8 +166,17 @@ def parse(document: Mapping[str, Any]) -> Config:  # Any: a TOML document before
         raise _as_config_error(exc, document) from None
     for field in ("http", "grpc", "metrics", "admin"):
         address(getattr(config.server, field), path=f"$.server.{field}")
+    if config.redis is not None:
+        _check_redis_url(config.redis.url)
     routes(config)
     return config
+
+
+def _check_redis_url(url: str) -> None:
+    try:
+        parse_url(url)  # type: ignore[no-untyped-call]  # redis ships it without types
+    except ValueError as exc:
+        raise ConfigError("$.redis.url", str(exc)) from None
 
 
 def _as_config_error(exc: msgspec.ValidationError, document: Mapping[str, Any]) -> ConfigError:
@@ -270,7 +280,8 @@ def address(text: str, *, path: str) -> tuple[str, int]:
     """
     host, colon, port = text.rpartition(":")
     host = host.removeprefix("[").removesuffix("]")
-    if not colon or not host or not port.isdecimal() or int(port) > 65_535:
+    is_port = port.isdecimal() and len(port) <= 5 and int(port) <= 65_535
+    if not colon or not host or not is_port:
         raise ConfigError(path, f"{text!r} is not of the form host:port")
     return host, int(port)
 

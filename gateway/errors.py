@@ -91,6 +91,9 @@ class Status:
 
 INTERNAL: Final = Status(grpc=Code.INTERNAL, http=500)
 INTERNAL_SENTENCE: Final = "internal error: the server's log has the details"
+MAX_SENTENCE_CHARS: Final = 512
+"""A sentence quotes names and shapes of the caller's, which may be huge; a gRPC status message
+that is longer than a few kilobytes never arrives."""
 CLIENT_CLOSED_REQUEST: Final = 499
 _INVALID: Final = Status(grpc=Code.INVALID_ARGUMENT, http=400)
 _NOT_FOUND: Final = Status(grpc=Code.NOT_FOUND, http=404)
@@ -136,7 +139,10 @@ class StatusTable:
 
     def sentence(self, exc: BaseException) -> str:
         """Return what the caller is told: the error's own words, never those of a foreign one."""
-        return str(exc) if self.is_known(exc) else INTERNAL_SENTENCE
+        if not self.is_known(exc):
+            return INTERNAL_SENTENCE
+        text = str(exc)
+        return text if len(text) <= MAX_SENTENCE_CHARS else f"{text[: MAX_SENTENCE_CHARS - 3]}..."
 
     def is_known(self, exc: BaseException) -> bool:
         """Whether the error is one of ours, so that its words may leave the process."""

@@ -70,8 +70,14 @@ class _Cell:
         self.queue = Histogram(STAGE_BUCKETS)
         self.infer = Histogram(STAGE_BUCKETS)
 
+    def count(self, protocol: str, code: int) -> None:
+        by_code = (protocol, code)
+        self.by_code[by_code] = self.by_code.get(by_code, 0) + 1
+
 
 _CellKey = tuple[str, str, str, str]
+_NOWHERE: Final[_CellKey] = ("", "", "", "")
+"""Of requests whose name or version was not resolved, and of those that could not be read."""
 
 
 class RequestMetrics:
@@ -92,19 +98,26 @@ class RequestMetrics:
     ) -> None:
         """Count one answered request; `code` is its gRPC status on either protocol."""
         if target is None:
-            key = ("", "", "", "")
+            key = _NOWHERE
         else:
             served = target.served
             key = (target.route, target.variant, served.model, served.version)
-        cell = self.cells.get(key)
-        if cell is None:
-            cell = self.cells[key] = _Cell()
-        by_code = (protocol, code)
-        cell.by_code[by_code] = cell.by_code.get(by_code, 0) + 1
+        cell = self._cell(key)
+        cell.count(protocol, code)
         cell.latency.observe(total_ns / 1e9)
         if executed is not None:
             cell.queue.observe(executed.queue_ns / 1e9)
             cell.infer.observe(executed.infer_ns / 1e9)
+
+    def count_refused(self, protocol: str, code: int) -> None:
+        """Count a request that never became one: broken JSON, a body over the limit."""
+        self._cell(_NOWHERE).count(protocol, code)
+
+    def _cell(self, key: _CellKey) -> _Cell:
+        cell = self.cells.get(key)
+        if cell is None:
+            cell = self.cells[key] = _Cell()
+        return cell
 
     def observe_batch(self, served: ServedVersion, report: BatchReport) -> None:
         """Count one executed batch."""

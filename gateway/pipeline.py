@@ -11,7 +11,6 @@ record is offered before it, so that no answer leaves whose record was never tak
 from __future__ import annotations
 
 import asyncio
-import logging
 import time
 from collections.abc import Callable
 
@@ -29,11 +28,10 @@ from gateway.prediction_log.writer import RecordSink
 from gateway.request import InferRequest, InferResponse, ParameterValue, ServedBy
 from gateway.statistics import StatisticsBook
 
-logger = logging.getLogger(__name__)
-
 Reply = Callable[[InferResponse | Exception, ServedBy], None]
 
 _US = 1_000
+_MAX_INT64 = (1 << 63) - 1
 
 
 class Call:
@@ -112,6 +110,10 @@ class Pipeline:
             self.finish(call, exc)
         return call
 
+    def refuse(self, exc: Exception, protocol: str) -> None:
+        """Count a request that an adapter answered with an error without submitting it."""
+        self._metrics.count_refused(protocol, int(self._statuses.of(exc).grpc))
+
     def _admit(self, call: Call) -> None:
         if not self._lifecycle.is_ready:
             raise Draining if self._lifecycle.is_draining else Starting
@@ -152,12 +154,13 @@ class Pipeline:
             )
         else:
             answer = outcome if isinstance(outcome, Exception) else RuntimeError(repr(outcome))
-            if not self._statuses.is_known(answer):
-                logger.error("request failed", exc_info=answer, extra={"name_": call.request.name})
         executed = outcome if isinstance(outcome, Executed) else None
         self._count(call, answer, executed, total_ns)
         if not isinstance(answer, Cancelled):
             self._record(call, answer, executed, total_ns)
+        # The queued request refers to the call by its callback: without this, tensors would live
+        # on until the next run of the garbage collector.
+        call.queued = None
         call.reply(answer, served_by)
 
     def _count(
@@ -287,6 +290,6 @@ def priority(request: InferRequest, batcher: Batcher) -> int:
 
 
 def _whole(value: ParameterValue, name: str, unit: str) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= _MAX_INT64:
         raise InvalidInput(f"parameter {name!r}: {value!r} is not a whole number of {unit}")
     return value

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import socket
+from typing import Final
+
+BACKLOG: Final = 2048
+"""Connections that wait to be accepted."""
 
 
 class AddressInUse(Exception):
@@ -13,12 +17,14 @@ class AddressInUse(Exception):
 
 
 def bind(name: str, host: str, port: int) -> socket.socket:
-    """Return a bound TCP socket; raises AddressInUse."""
+    """Return a listening TCP socket; raises AddressInUse."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     sock = socket.socket(family, socket.SOCK_STREAM)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         sock.bind((host, port))
+        # Without it two processes could both bind the port, and only one of them serve it.
+        sock.listen(BACKLOG)
     except OSError as exc:
         sock.close()
         raise AddressInUse(name=name, host=host, port=port, why=exc.strerror or str(exc)) from None

@@ -84,9 +84,8 @@ def _json_outputs(body: bytes) -> list[dict[str, Any]] | str:  # Any: JSON
         document = msgspec.json.decode(body)
     except msgspec.DecodeError as exc:
         return f"the answer is no JSON: {exc}"
-    if not isinstance(document, dict) or not isinstance(document.get("outputs"), list):
-        return "the answer has no outputs"
-    return document["outputs"]
+    outputs = document.get("outputs") if isinstance(document, dict) else None
+    return outputs if isinstance(outputs, list) else "the answer has no outputs"
 
 
 def _elements(datatype: str | None, size_bytes: int) -> int | None:

@@ -6,7 +6,6 @@ process, and a port given as 0 is known only there.
 
 from __future__ import annotations
 
-import contextlib
 import http.client
 import json
 import subprocess
@@ -83,6 +82,11 @@ class GatewayProcess:
             *last_lines(self._log),
         )
 
+    @property
+    def has_ended(self) -> bool:
+        """Whether the process is gone."""
+        return self._process.poll() is not None
+
     def wait(self) -> int:
         """Wait until the process ends; return its exit code."""
         return self._process.wait()
@@ -130,7 +134,8 @@ def serving_ports(log: Path) -> dict[str, int] | None:
 
 def last_lines(log: Path) -> list[str]:
     """Return the end of a gateway's log in a form for people, without stack traces."""
-    return [_readable(event) for event in _events(log)[-LAST_LINES:]]
+    lines = [_readable(event) for event in _events(log) if not _is_trace(event)]
+    return [f"  {line}" for line in lines[-LAST_LINES:]]
 
 
 def _events(log: Path) -> list[Any]:  # Any: JSON
@@ -144,13 +149,18 @@ def _events(log: Path) -> list[Any]:  # Any: JSON
     return events
 
 
+def _is_trace(event: Any) -> bool:  # Any: JSON
+    """Whether a line belongs to the body of a trace of Python; its last line is the error."""
+    return isinstance(event, str) and event.startswith((" ", "Traceback ("))
+
+
 def _readable(event: Any) -> str:  # Any: JSON
     if not isinstance(event, dict):
-        return f"  {event}"
+        return str(event)
     pairs = "".join(f" {k}={v}" for k, v in event.items() if k not in _NOT_SHOWN)
     trace = str(event.get("trace", "")).strip().splitlines()
     cause = f": {trace[-1]}" if trace else ""
-    return f"  {event.get('level', ''):<7} {event.get('event', '')}{pairs}{cause}"
+    return f"{event.get('level', ''):<7} {event.get('event', '')}{pairs}{cause}"
 
 
 def _is_ready(address: Address) -> bool:
@@ -161,5 +171,4 @@ def _is_ready(address: Address) -> bool:
     except (OSError, http.client.HTTPException):
         return False
     finally:
-        with contextlib.suppress(OSError):
-            connection.close()
+        connection.close()

@@ -46,7 +46,7 @@ with triton.InferenceServerClient(ADDRESS) as client:
 print(f"{user} is answered by version {result.get_response()['model_version']}")
 labels = result.as_numpy("label")[:, 0]
 for picture, label, row in zip(pictures, labels, result.as_numpy("probabilities")):
-    print(f"  a picture of a {picture['digit']}: it is a {label} ({row[label]:.1%})")
+    print(f"  a picture of a {picture['digit']}: answer {label} ({row[label]:.1%})")
 '''
 
 
@@ -71,7 +71,10 @@ def lines(directory: Path, addresses: Addresses, pixels: Sequence[int], user: st
     commands = [
         ("the same prediction with curl", curl(addresses.http, pixels, user)),
         ("ten pictures with Triton's Python client, in an environment of its own", triton),
-        ("prediction records as they come", f"{sluice()} log tail --config {config}"),
+        (
+            "prediction records, those so far and then as they come",
+            f"{sluice()} log tail --config {config} --from-start",
+        ),
         ("check a configuration that you changed", f"{sluice()} check --config {config}"),
         ("metrics", f"curl {_no_proxy(addresses.metrics[0])}{url(addresses.metrics)}/metrics"),
     ]

@@ -30,7 +30,7 @@ from gateway.prediction_log.record import LoggedPrediction
 STEPS: Final = 5
 RECORD_TIMEOUT_S: Final = 5.0
 _POLL_S: Final = 0.05
-_SHOWN_DIGIT: Final = 9
+_SHOWN_DIGIT: Final = 4
 
 
 def run(*, directory: Path, redis_url: str | None, once: bool) -> int:
@@ -70,7 +70,9 @@ def _run(
         screen.line(line)
     _say_how_to_go_on(screen, directory, addresses, picture, asked.user)
     if once:
-        screen.line("All done. Without --once the demo stays up for these lines.", indent="")
+        screen.line(
+            "All done. For these lines, run the demo without --once: it stays up.", indent=""
+        )
         screen.line()
         return
     screen.line(f"The gateway's log is {go_on.shown(directory / 'gateway.log')}.", indent="")
@@ -88,7 +90,7 @@ def _models(screen: Screen, directory: Path) -> Digits:
     for version in trained.versions:
         screen.line(
             f"version {version.version}, {version.kind}: "
-            f"{version.accuracy:.1%} of {trained.held_out} held-out pictures right"
+            f"{show.percent(version.accuracy)} of {trained.held_out} held-out pictures right"
         )
     return trained
 
@@ -118,8 +120,9 @@ def _gateway(
 
 
 def _stop(screen: Screen, gateway: GatewayProcess) -> None:
-    with screen.work("stopping the gateway"):
-        gateway.stop()
+    if not gateway.has_ended:
+        with screen.work("stopping the gateway"):
+            gateway.stop()
 
 
 def _predictions(screen: Screen, config: Config, addresses: Addresses, picture: Picture) -> Answer:
@@ -130,6 +133,8 @@ def _predictions(screen: Screen, config: Config, addresses: Addresses, picture: 
         ask.by_grpc(addresses.grpc, picture.pixels, users.get("canary", "user-1")),
     )
     for line in show.answers(picture, given, screen.encoding):
+        screen.line(line)
+    for line in show.reasons(given):
         screen.line(line)
     return given[0]
 
@@ -182,8 +187,11 @@ def _stay_up(screen: Screen, gateway: GatewayProcess) -> None:
 
 @contextmanager
 def _signals_interrupt() -> Iterator[None]:
-    """Let SIGTERM, and the end of the terminal, do what Ctrl-C does."""
-    numbers = (signal.SIGTERM, signal.SIGHUP)
+    """Let SIGTERM, and the end of the terminal, do what Ctrl-C does.
+
+    SIGINT is set as well: a shell starts background commands with it ignored.
+    """
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
     before = {number: signal.signal(number, _interrupt) for number in numbers}
     try:
         yield

@@ -48,20 +48,24 @@ class Screen:
 
     def line(self, text: str = "", *, indent: str = INDENT) -> None:
         """Print a line; work that did not end keeps its line to itself."""
-        if self._is_in_line:
-            self._is_in_line = False
-            self._print("\n")
+        self._end_line()
         self._print(f"{indent}{text}".rstrip() + "\n")
 
     @contextmanager
     def work(self, text: str) -> Iterator[None]:
         """Print what takes a while, and behind it how long it took."""
+        self._end_line()
         self._print(f"{INDENT}{text} ".ljust(_WIDTH + len(INDENT), "."))
         self._is_in_line = True
         start_s = self._clock()
         yield
         self._is_in_line = False
         self._print(f" {self._clock() - start_s:.1f} s\n")
+
+    def _end_line(self) -> None:
+        if self._is_in_line:
+            self._is_in_line = False
+            self._print("\n")
 
     def _print(self, text: str) -> None:
         self._stream.write(text)

@@ -16,10 +16,8 @@ from gateway.prediction_log.record import LoggedPrediction, LoggedTensor
 _LABEL_WIDTH: Final = 11
 _VALUES_SHOWN: Final = 10
 _REASONS: Final = {
-    "slot": "by the hash of its key",
-    "random": "at random, it had no key",
-    "version": "the caller named the version",
-    "model": "no route was involved",
+    "slot": "the hash of the key decides, so that a user stays with one variant",
+    "random": "there was no key, so that chance decides",
 }
 
 
@@ -36,37 +34,48 @@ def answers(asked: Picture, given: Sequence[Answer], encoding: str) -> list[str]
     return [f"{a:<{width}}   {b}".rstrip() for a, b in pairs]
 
 
+def reasons(given: Sequence[Answer]) -> list[str]:
+    """Return what the reasons mean that the answers name, each once."""
+    named = dict.fromkeys(answer.lines.get("x-sluice-reason", "") for answer in given)
+    return [f"reason {reason}: {_REASONS[reason]}" for reason in named if reason in _REASONS]
+
+
+def percent(share: float) -> str:
+    """Return a share in percent."""
+    return f"{share * 100:.1f} %"
+
+
 def _answer(answer: Answer, truth: int) -> Iterator[str]:
     verdict = "right" if answer.digit == truth else "wrong"
-    reason = answer.lines.get("x-sluice-reason", "")
+    variant = answer.lines.get("x-sluice-variant", "none")
+    reason = answer.lines.get("x-sluice-reason", "none")
     yield f"{answer.protocol}, {KEY_HEADER}: {answer.user}"
-    yield f"  it is a {answer.digit} ({answer.probability:.1%}), {verdict}; {answer.took_ms:.1f} ms"
-    yield f"  version {answer.version}, variant {answer.lines.get('x-sluice-variant', '-')}"
-    yield f"  reason {reason}: {_REASONS.get(reason, 'not known here')}"
+    yield (
+        f"  answer {answer.digit} ({percent(answer.probability)}), {verdict}, "
+        f"in {answer.took_ms:.1f} ms"
+    )
+    yield f"  version {answer.version}, variant {variant}, reason {reason}"
 
 
 def record(prediction: LoggedPrediction) -> list[str]:
-    """Return a prediction record, one aligned line per fact."""
-    moment = datetime.fromtimestamp(prediction.ts_us / 1e6, UTC)
+    """Return a prediction record, one aligned line per fact and a second for many values."""
+    moment = datetime.fromtimestamp(prediction.ts_us // 1_000_000, UTC)
+    ms = prediction.ts_us // 1_000 % 1_000
     rows = [
         ("request id", as_text(prediction.rid)),
-        ("arrived", f"{moment:%Y-%m-%d %H:%M:%S}.{moment.microsecond // 1000:03d} UTC"),
-        ("asked for", f"{prediction.name}, route revision {prediction.revision}"),
-        (
-            "answered by",
-            f"model {prediction.model}, version {prediction.version}, on {_device(prediction)}",
-        ),
+        ("arrived", f"{moment:%Y-%m-%d %H:%M:%S}.{ms:03d} UTC"),
+        ("asked for", f"{prediction.name}, revision {prediction.revision} of the route"),
+        ("answered by", f"model {prediction.model}, version {prediction.version}"),
+        ("device", prediction.device or "not known"),
         ("variant", _variant(prediction)),
-        ("status", f"{prediction.status}{prediction.error and ', ' + prediction.error}"),
+        ("status", f"{prediction.status} {prediction.error}".rstrip()),
         ("took", _took(prediction)),
     ]
-    rows += [("input", _tensor(*item)) for item in prediction.inputs.items()]
-    rows += [("output", _tensor(*item)) for item in prediction.outputs.items()]
+    for side, tensors in (("input", prediction.inputs), ("output", prediction.outputs)):
+        for name, tensor in tensors.items():
+            rows += [(side, f"{name} {tensor.datatype} {list(tensor.shape)}")]
+            rows += [("", _values(tensor))]
     return [f"{label:<{_LABEL_WIDTH}}  {text}" for label, text in rows]
-
-
-def _device(prediction: LoggedPrediction) -> str:
-    return prediction.device or "an unnamed device"
 
 
 def _variant(prediction: LoggedPrediction) -> str:
@@ -84,8 +93,9 @@ def _took(prediction: LoggedPrediction) -> str:
     )
 
 
-def _tensor(name: str, tensor: LoggedTensor) -> str:
+def _values(tensor: LoggedTensor) -> str:
     flat = tensor.array().reshape(-1)
-    values = " ".join(f"{value:.2g}" for value in flat[:_VALUES_SHOWN].tolist())
-    more = f" and {flat.size - _VALUES_SHOWN} more" if flat.size > _VALUES_SHOWN else ""
-    return f"{name} {tensor.datatype} {list(tensor.shape)}: {values}{more}"
+    first = flat[:_VALUES_SHOWN].tolist()
+    form = "g" if all(value == int(value) for value in first) else ".3f"
+    shown = " ".join(format(value, form) for value in first)
+    return f"{shown} and {flat.size - len(first)} more" if flat.size > len(first) else shown

@@ -27,20 +27,21 @@ from gateway.errors import MalformedRequest
 from gateway.pb import inference_pb2 as pb
 from gateway.request import InferRequest, InferResponse, ParameterValue
 
-# The field of InferTensorContents that carries a datatype; FP16 and BF16 exist only raw.
-_CONTENTS: Final[Mapping[str, str]] = {
-    "BOOL": "bool_contents",
-    "INT8": "int_contents",
-    "INT16": "int_contents",
-    "INT32": "int_contents",
-    "INT64": "int64_contents",
-    "UINT8": "uint_contents",
-    "UINT16": "uint_contents",
-    "UINT32": "uint_contents",
-    "UINT64": "uint64_contents",
-    "FP32": "fp32_contents",
-    "FP64": "fp64_contents",
-    BYTES: "bytes_contents",
+# The field of InferTensorContents that carries a datatype, and what its elements are there; FP16
+# and BF16 exist only raw.
+_CONTENTS: Final[Mapping[str, tuple[str, str]]] = {
+    "BOOL": ("bool_contents", "?"),
+    "INT8": ("int_contents", "<i4"),
+    "INT16": ("int_contents", "<i4"),
+    "INT32": ("int_contents", "<i4"),
+    "INT64": ("int64_contents", "<i8"),
+    "UINT8": ("uint_contents", "<u4"),
+    "UINT16": ("uint_contents", "<u4"),
+    "UINT32": ("uint_contents", "<u4"),
+    "UINT64": ("uint64_contents", "<u8"),
+    "FP32": ("fp32_contents", "<f4"),
+    "FP64": ("fp64_contents", "<f8"),
+    BYTES: ("bytes_contents", "O"),
 }
 
 
@@ -125,9 +126,9 @@ def _typed(tensor: pb.ModelInferRequest.InferInputTensor, shape: tuple[int, ...]
     Raises:
         InvalidInput: another datatype's field is used, or an element is out of range.
     """
-    wanted = _CONTENTS.get(tensor.datatype)
-    if wanted is None:
+    if tensor.datatype not in _CONTENTS:
         raise InvalidInput(f"input {tensor.name!r}: {tensor.datatype} has only a raw form")
+    wanted, element_type = _CONTENTS[tensor.datatype]
     for field, _ in tensor.contents.ListFields():
         if field.name != wanted:
             raise InvalidInput(
@@ -137,12 +138,16 @@ def _typed(tensor: pb.ModelInferRequest.InferInputTensor, shape: tuple[int, ...]
     check_element_count(tensor.name, shape, len(elements))
     if tensor.datatype == BYTES:
         return encode_bytes(elements)
-    try:
-        return np.array(elements, dtype=DATATYPES[tensor.datatype].dtype).tobytes()
-    except OverflowError:
+    array = np.array(elements, dtype=element_type)
+    dtype = DATATYPES[tensor.datatype].dtype
+    if array.dtype == dtype:
+        return array.tobytes()
+    narrow = array.astype(dtype)  # numpy wraps around what does not fit
+    if not np.array_equal(narrow, array):
         raise InvalidInput(
             f"input {tensor.name!r}: an element is out of range for {tensor.datatype}"
-        ) from None
+        )
+    return narrow.tobytes()
 
 
 def encode(response: InferResponse) -> pb.ModelInferResponse:

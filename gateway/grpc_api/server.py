@@ -8,6 +8,7 @@ service's own answer rather than grpcio's.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections import deque
@@ -20,7 +21,7 @@ import grpc.aio
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
-from gateway.errors import StatusTable
+from gateway.errors import Draining, StatusTable
 from gateway.grpc_api.service import SERVICE, InferenceService, InferReply, Metadata
 from gateway.request import HeaderLookup
 from gateway.sockets import AddressInUse
@@ -66,6 +67,9 @@ class GrpcServer:
     ) -> None:
         self._statuses = statuses
         self._service = service
+        self._running = 0
+        self._is_idle = asyncio.Event()
+        self._streams: set[_Stream] = set()
         options = [
             ("grpc.max_receive_message_length", limit_bytes),
             ("grpc.max_send_message_length", -1),
@@ -96,9 +100,28 @@ class GrpcServer:
         for name in ("", SERVICE):
             await self._health.set(name, value)
 
-    async def stop(self, drain_s: float) -> None:
-        """Refuse new calls at once, let running ones finish within the drain time."""
-        await self._server.stop(drain_s)
+    async def stop(self, limit_s: float) -> None:
+        """Send what is being sent within the limit, end the streams, close.
+
+        Health watches never end by themselves: nobody waits for them.
+        """
+        for stream in self._streams:
+            stream.cut()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(limit_s):
+                while self._running:
+                    self._is_idle.clear()
+                    await self._is_idle.wait()
+        await self._server.stop(None)
+
+    def _enter(self, context: _Context) -> None:
+        """Count an infer call until its answer has been sent."""
+        self._running += 1
+        context.add_done_callback(self._leave)
+
+    def _leave(self, _: _Context) -> None:
+        self._running -= 1
+        self._is_idle.set()
 
     async def unary(
         self, handle: Callable[[bytes], bytes], data: bytes, context: _Context
@@ -120,6 +143,7 @@ class GrpcServer:
 
     async def infer(self, data: bytes, context: _Context) -> bytes:
         """Answer ModelInfer. Cancellation: the client's reaches the queue."""
+        self._enter(context)
         answered: asyncio.Future[tuple[bytes | Exception, Metadata]]
         answered = asyncio.get_running_loop().create_future()
 
@@ -144,12 +168,17 @@ class GrpcServer:
         self, requests: AsyncIterator[bytes], context: _Context
     ) -> AsyncIterator[bytes]:
         """Answer ModelStreamInfer: answers in the order of the requests, many under way."""
+        self._enter(context)
         stream = _Stream(self._service, _headers(context), _deadline_ns(context))
+        self._streams.add(stream)
         reader = asyncio.create_task(stream.read(requests))
         try:
             async for message in stream.answers():
                 yield message
+            if stream.is_cut:
+                await self._abort(context, Draining(), [])
         finally:
+            self._streams.discard(stream)
             reader.cancel()
             stream.cancel()
             await asyncio.gather(reader, return_exceptions=True)
@@ -178,12 +207,16 @@ class _Stream:
         self._room = asyncio.Semaphore(STREAM_IN_FLIGHT)
         self._arrived = asyncio.Event()
         self._is_complete = False
+        self.is_cut = False
+        """Ended by the server, not by the client."""
 
     async def read(self, requests: AsyncIterator[bytes]) -> None:
         """Submit what arrives, as long as there is room."""
         try:
             async for data in requests:
                 await self._room.acquire()
+                if self.is_cut:
+                    return
                 self._submit(data)
         finally:
             self._is_complete = True
@@ -216,6 +249,12 @@ class _Stream:
             self._arrived.clear()
             await self._arrived.wait()
 
+    def cut(self) -> None:
+        """End the stream when what was submitted is answered, unless the client ended it."""
+        if not self._is_complete:
+            self.is_cut = self._is_complete = True
+            self._arrived.set()
+
     def cancel(self) -> None:
         """Give up what is still under way."""
         for call in list(self._calls):
@@ -241,9 +280,7 @@ def _deadline_ns(context: _Context) -> int | None:
     return time.monotonic_ns() + int(remaining_s * 1e9)
 
 
-def _handlers(
-    service: InferenceService, server: GrpcServer
-) -> grpc.GenericRpcHandler:
+def _handlers(service: InferenceService, server: GrpcServer) -> grpc.GenericRpcHandler:
     """Return the method table for grpcio; no serializers: bytes pass through."""
     handlers: dict[str, Any] = {  # Any: grpcio's handler tuples
         name: grpc.unary_unary_rpc_method_handler(partial(server.unary, handle))

@@ -7,16 +7,19 @@ and unload), `infer` and `stream_infer` answer through a callback.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final
 
 from gateway.catalog import EXTENSIONS, SERVER_NAME, Catalog, RepositoryControl, StatisticsRow
-from gateway.errors import NotSupported, StatusTable
+from gateway.errors import NotSupported, StatusTable, UnknownName
 from gateway.grpc_api import codec
 from gateway.pb import inference_pb2 as pb
 from gateway.pipeline import Call, Pipeline
 from gateway.request import HeaderLookup, InferResponse, ServedBy
 from gateway.statistics import Duration
+
+logger = logging.getLogger(__name__)
 
 SERVICE: Final = pb.DESCRIPTOR.services_by_name["GRPCInferenceService"].full_name
 
@@ -69,12 +72,18 @@ class InferenceService:
         def answer(outcome: InferResponse | Exception, served_by: ServedBy) -> None:
             if isinstance(outcome, Exception):
                 reply(outcome, served_by.headers())
+                return
+            try:
+                message = codec.encode(outcome).SerializeToString()
+            except Exception as exc:  # adapter edge: more than 2 GiB do not fit into a message
+                reply(exc, served_by.headers())
             else:
-                reply(codec.encode(outcome).SerializeToString(), served_by.headers())
+                reply(message, served_by.headers())
 
         try:
             request = codec.decode(data)
         except Exception as exc:  # adapter edge: every error becomes an answer
+            self._pipeline.refuse(exc, "grpc")
             reply(exc, [])
             return None
         request.header = header
@@ -94,14 +103,16 @@ class InferenceService:
             if isinstance(outcome, Exception):
                 reply(self._stream_error(outcome, request.id))
                 return
-            message = pb.ModelStreamInferResponse(infer_response=codec.encode(outcome))
-            for key, value in served_by.headers():
-                message.infer_response.parameters[key].string_param = value
-            reply(message.SerializeToString())
+            try:
+                message = _stream_message(outcome, served_by)
+            except Exception as exc:  # adapter edge: as in `infer`
+                message = self._stream_error(exc, request.id)
+            reply(message)
 
         try:
             request = codec.decode(data)
         except Exception as exc:  # adapter edge: every error becomes an answer
+            self._pipeline.refuse(exc, "grpc")
             reply(self._stream_error(exc, ""))
             return None
         request.header = header
@@ -109,6 +120,8 @@ class InferenceService:
         return self._pipeline.submit(request, answer)
 
     def _stream_error(self, exc: Exception, request_id: str) -> bytes:
+        if not self._statuses.is_known(exc):
+            logger.error("request failed", exc_info=exc)
         message = pb.ModelStreamInferResponse(error_message=self._statuses.sentence(exc))
         message.infer_response.id = request_id
         return message.SerializeToString()
@@ -122,7 +135,10 @@ class InferenceService:
     def _model_ready(self, data: bytes) -> bytes:
         request = pb.ModelReadyRequest()
         codec.parse(data, request)
-        ready = self._catalog.is_model_ready(request.name, request.version)
+        try:
+            ready = self._catalog.is_model_ready(request.name, request.version)
+        except UnknownName:  # clients poll this call until it says yes, and take no error for a no
+            ready = False
         return pb.ModelReadyResponse(ready=ready).SerializeToString()
 
     def _server_metadata(self, _: bytes) -> bytes:
@@ -180,6 +196,18 @@ class InferenceService:
         codec.parse(data, request)
         await self._control.unload(request.model_name)
         return pb.RepositoryModelUnloadResponse().SerializeToString()
+
+
+def _stream_message(answer: InferResponse, served_by: ServedBy) -> bytes:
+    """Return a stream's answer; who served stands in its parameters, for want of metadata.
+
+    Clients of streams read until an answer is marked as a request's last; here each one is.
+    """
+    message = pb.ModelStreamInferResponse(infer_response=codec.encode(answer))
+    for key, value in served_by.headers():
+        message.infer_response.parameters[key].string_param = value
+    message.infer_response.parameters["triton_final_response"].bool_param = True
+    return message.SerializeToString()
 
 
 def _statistics(row: StatisticsRow) -> pb.ModelStatistics:

@@ -106,6 +106,8 @@ def _inflate(body: bytes, wbits: int, limit_bytes: int) -> bytes:
         raise PayloadTooLarge(limit_bytes=limit_bytes)
     if not stream.eof:
         raise zlib.error("the data end early")
+    if stream.unused_data:
+        raise zlib.error(f"{len(stream.unused_data)} bytes follow the data")
     return out
 
 

@@ -32,6 +32,7 @@ from gateway.errors import MalformedRequest, Unrepresentable
 from gateway.request import InferRequest, InferResponse, ParameterValue
 
 HEADER_LENGTH: Final = "inference-header-content-length"
+_MAX_LENGTH_DIGITS: Final = 20
 JSON_TYPE: Final = "application/json"
 BINARY_TYPE: Final = "application/octet-stream"
 
@@ -117,7 +118,8 @@ def header_length(text: str | None, body_bytes: int) -> int | None:
     """
     if text is None:
         return None
-    if not text.isdecimal() or int(text) > body_bytes:
+    is_number = text.isdecimal() and len(text) <= _MAX_LENGTH_DIGITS
+    if not is_number or int(text) > body_bytes:
         raise MalformedRequest(
             f"Inference-Header-Content-Length is {text!r}, which is no length within the "
             f"body of {body_bytes} bytes"
@@ -249,13 +251,12 @@ def _flatten(name: str, datatype: str, shape: Sequence[int], data: msgspec.Raw) 
         raise MalformedRequest(f"input {name!r}: data: {exc}") from None
     if not isinstance(level, list):
         raise InvalidInput(f"input {name!r}: data is no array")
-    for size in shape[:-1] if any(isinstance(item, list) for item in level) else ():
-        lists = [item for item in level if isinstance(item, list)]
-        if len(lists) != len(level):
-            raise InvalidInput(f"input {name!r}: data is nested unevenly")
-        if size and len(level) % size:
-            raise InvalidInput(f"input {name!r}: data is not nested as shape {list(shape)}")
-        level = [element for item in lists for element in item]
+    if any(isinstance(item, list) for item in level):
+        level = [level]
+        for size in shape:
+            if not all(isinstance(item, list) and len(item) == size for item in level):
+                raise InvalidInput(f"input {name!r}: data is not nested as shape {list(shape)}")
+            level = [element for item in level for element in item]
     try:
         flat: list[Any] = msgspec.convert(level, _ELEMENTS[DATATYPES[datatype].dtype.kind])
     except msgspec.ValidationError as exc:

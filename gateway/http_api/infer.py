@@ -43,6 +43,7 @@ class InferEndpoint:
         except ClientDisconnected:
             return
         except Exception as exc:  # adapter edge: every error becomes an answer
+            self._pipeline.refuse(exc, "http")
             await bodies.send_answer(send, *bodies.error_answer(self._statuses, exc))
             return
         answer, served_by = await self._infer(request, receive)
@@ -95,7 +96,6 @@ class InferEndpoint:
         form: codec.AnswerForm,
         served_by: ServedBy,
     ) -> None:
-        encoding = bodies.accepted_encoding(scope)
         headers = [(key.encode(), value.encode()) for key, value in served_by.headers()]
         try:
             if isinstance(answer, Exception):
@@ -103,13 +103,15 @@ class InferEndpoint:
             content, json_bytes = codec.encode(answer, form)
         except Exception as exc:  # adapter edge: an error of ours, or one in encoding
             status, content, lines = bodies.error_answer(self._statuses, exc)
-            await bodies.send_answer(send, status, content, headers + lines, encoding=encoding)
+            # Never compressed: tritonclient's asyncio flavour accepts gzip and reads errors as sent.
+            await bodies.send_answer(send, status, content, headers + lines)
             return
         if json_bytes is None:
             headers.append((b"content-type", codec.JSON_TYPE.encode()))
         else:
             headers.append((b"content-type", codec.BINARY_TYPE.encode()))
             headers.append((codec.HEADER_LENGTH.encode(), b"%d" % json_bytes))
+        encoding = bodies.accepted_encoding(scope)
         await bodies.send_answer(send, 200, content, headers, encoding=encoding)
 
 

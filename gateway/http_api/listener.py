@@ -14,9 +14,8 @@ from typing import Final
 import uvicorn
 from starlette.types import ASGIApp
 
-from gateway.sockets import bind
+from gateway.sockets import BACKLOG, bind
 
-BACKLOG: Final = 2048
 KEEP_ALIVE_S: Final = 75
 
 
@@ -35,6 +34,7 @@ class HttpListener:
         config = uvicorn.Config(
             app,
             http="httptools",
+            ws="none",
             loop="none",
             lifespan="off",
             log_config=None,

@@ -120,7 +120,7 @@ class LoggedTensor(msgspec.Struct, frozen=True, array_like=True):
             raise MalformedRecord(f"tensor of {self.datatype} {list(self.shape)}: {exc}") from exc
 
 
-# Field names of LoggedPrediction to the envelope's keys, prediction-log.md 3.1.
+# Field names of LoggedPrediction to the envelope's keys.
 _KEYS: Final = {
     "schema": "v",
     "ts_us": "ts",

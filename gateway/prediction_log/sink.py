@@ -8,7 +8,7 @@ id that is not above the stream's last one. A script runs wholly or not at all, 
 reply was lost is either wholly in the stream or not in it. Sent again under the same ids it is
 refused, or added, and either way it stands there once. That holds as well when a stalled server
 reads the lost attempt after the repeated one: last-generated-id only grows, so the late attempt is
-refused as a whole. Measured with Redis 6.2 and 7.0 (prediction-log.md 4.3, 4.6).
+refused as a whole. tests/unit/gateway/test_prediction_log_trouble.py shows it on real servers.
 """
 
 from __future__ import annotations

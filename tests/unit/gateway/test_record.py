@@ -26,7 +26,6 @@ from gateway.prediction_log.record import (
 from tests.support.records import make_record
 
 PLENTY = 1 << 20
-FIXED = sorted(name for name in DATATYPES if name != BYTES)
 
 shapes = st.lists(st.integers(0, 3), max_size=3).map(tuple)
 
