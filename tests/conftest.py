@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+import httpx
 import pytest
 
 from tests.support.gateway import GatewayInProcess, LoopThread, in_process
@@ -65,3 +66,10 @@ def typed_transport(request: pytest.FixtureRequest, transports: dict[str, Transp
     """Run the test once per transport whose inputs travel as elements."""
     name: str = request.param
     return transports[name]
+
+
+@pytest.fixture
+def client(gateway: GatewayInProcess) -> Iterator[httpx.Client]:
+    """Connect an HTTP client to the predict port of the shared gateway."""
+    with httpx.Client(base_url=f"http://{gateway.at.http}", timeout=15) as connected:
+        yield connected

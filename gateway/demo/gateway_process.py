@@ -27,6 +27,12 @@ _KILL_AFTER_DRAIN_S: Final = 10.0
 _LISTENERS: Final = ("http", "grpc", "metrics", "admin")
 _WILDCARDS: Final = {"0.0.0.0": "127.0.0.1", "::": "::1"}
 _NOT_SHOWN: Final = ("time", "level", "logger", "event", "trace")
+_OTHER_PORTS: Final = (
+    "",
+    "Another demo may be running. Other ports can be given in front of the command:",
+    "  SLUICE__SERVER__HTTP=127.0.0.1:9000 SLUICE__SERVER__GRPC=127.0.0.1:9001 \\",
+    "  SLUICE__SERVER__METRICS=127.0.0.1:9002 SLUICE__SERVER__ADMIN=127.0.0.1:9003",
+)
 
 Address = tuple[str, int]
 
@@ -93,17 +99,15 @@ class GatewayProcess:
 
     def ended(self, code: int) -> DemoFailed:
         """Return the error for a gateway that ended by itself."""
+        reason = refusal(self._log)
+        if reason is not None:
+            advice = _OTHER_PORTS if "in use" in reason else ()
+            return DemoFailed(f"the gateway does not start: {reason}", *advice)
         how = f"exit code {code}" if code >= 0 else f"signal {-code}"
-        sentence = f"the gateway ended with {how}; its log, {self._log}, ends with"
-        advice: list[str] = []
-        if any("cannot listen" in line for line in last_lines(self._log)):
-            advice = [
-                "",
-                "The port is in use, perhaps by another demo. Other ports can be given so:",
-                "  SLUICE__SERVER__HTTP=127.0.0.1:9000 SLUICE__SERVER__GRPC=127.0.0.1:9001 \\",
-                "  SLUICE__SERVER__METRICS=127.0.0.1:9002 SLUICE__SERVER__ADMIN=127.0.0.1:9003",
-            ]
-        return DemoFailed(sentence, *last_lines(self._log), *advice)
+        return DemoFailed(
+            f"the gateway ended with {how}; its log, {self._log}, ends with",
+            *last_lines(self._log),
+        )
 
     def stop(self) -> None:
         """Ask the gateway to finish what it accepted; kill it if it does not, or on Ctrl-C."""
@@ -129,6 +133,14 @@ def serving_ports(log: Path) -> dict[str, int] | None:
     for event in _events(log):
         if isinstance(event, dict) and event.get("event") == "serving":
             return {listener: int(event[listener]) for listener in _LISTENERS}
+    return None
+
+
+def refusal(log: Path) -> str | None:
+    """Return why the gateway would not start, in its own words; None if it did not say."""
+    for event in _events(log):
+        if isinstance(event, dict) and event.get("event") == "cannot start":
+            return str(event.get("reason"))
     return None
 
 

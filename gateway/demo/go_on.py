@@ -6,7 +6,6 @@ environment is active.
 
 from __future__ import annotations
 
-import os
 import shlex
 import shutil
 import sys
@@ -17,6 +16,7 @@ from typing import Final
 
 from gateway.demo.ask import KEY_HEADER, PATH, request_json
 from gateway.demo.gateway_process import Addresses, url
+from gateway.demo.screen import shown
 
 SCRIPT_NAME: Final = "classify.py"
 _SCRIPT: Final = '''\
@@ -100,15 +100,6 @@ def sluice() -> str:
     if found is not None and Path(found) == script:
         return "sluice"
     return _quoted(script)
-
-
-def shown(path: Path) -> str:
-    """Return a path relative to the current folder where it lies below it."""
-    absolute = Path(os.path.abspath(path))
-    try:
-        return str(absolute.relative_to(Path.cwd()))
-    except ValueError:
-        return str(absolute)
 
 
 def _quoted(path: Path) -> str:

@@ -5,11 +5,11 @@ It is a real server in every case, and it is asked for its version before anythi
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlsplit
@@ -23,7 +23,7 @@ from gateway.demo.redis_server import (
     RedisStartError,
     find_redis,
 )
-from gateway.demo.screen import DemoFailed, Screen
+from gateway.demo.screen import DemoFailed, Screen, shown
 from gateway.prediction_log import reader
 
 VARIABLE: Final = "SLUICE_REDIS"
@@ -60,16 +60,18 @@ def use(screen: Screen, stack: ExitStack, directory: Path, named: GivenRedis | N
     """
     if named is not None:
         screen.line(f"the one given by {named.source}, {masked(named.url)}")
-        screen.line(f"it is {_version(named.url)}")
+        with screen.work("asking it for its version"):
+            version = _version(named.url)
+        screen.line(f"it is {version}")
         return named.url
     binary = find_redis()
     if binary is None:
         raise DemoFailed(f"{INSTALL_HINT} (--redis URL, or {VARIABLE}=URL)")
     url = _start(screen, stack, binary, directory / _DATA)
-    screen.line(f"{binary.source}: {_version(url)}, {binary.path}")
+    screen.line(f"{binary.source}: {_version(url)}, {shown(binary.path)}")
     if _is_carried(binary):
         screen.line("an old version that comes with a Python package: for demo and tests only")
-    screen.line(f"at {url}, its data in {directory / _DATA}")
+    screen.line(f"at {url}, its data in {shown(directory / _DATA)}")
     return url
 
 
@@ -84,22 +86,46 @@ def masked(url: str) -> str:
 
 
 def _start(screen: Screen, stack: ExitStack, binary: RedisBinary, data: Path) -> str:
-    """Start a server; data that it cannot read, of another version say, is put aside once."""
-    while True:
-        server = RedisServer(binary, data)
-        stack.callback(_stop, screen, server)
-        try:
-            with screen.work("starting it"):
-                server.start()
-        except RedisStartError as exc:
-            aside = data.with_name(f"{data.name}.unreadable")
-            if aside.exists() or not any(data.glob("appendonly*")):
-                sentence, *log = str(exc).splitlines()
-                raise DemoFailed(sentence, *log, "", f"Its data is in {data}.") from exc
-            os.replace(data, aside)
-            screen.line(f"it could not read its earlier data, now in {aside}")
-            continue
-        return server.url
+    """Start a server; data that it cannot read, of another version say, is put aside once.
+
+    Raises:
+        DemoFailed: it does not start on an empty folder either.
+    """
+    try:
+        return _start_on(screen, stack, binary, data)
+    except RedisStartError as exc:
+        if not any(data.glob("appendonly*")):
+            raise _not_started(exc) from exc
+    screen.line(f"it could not read its earlier data, now in {shown(_put_aside(data))}")
+    try:
+        return _start_on(screen, stack, binary, data)
+    except RedisStartError as exc:
+        raise _not_started(exc) from exc
+
+
+def _start_on(screen: Screen, stack: ExitStack, binary: RedisBinary, data: Path) -> str:
+    server = RedisServer(binary, data)
+    # Cancellation: Ctrl-C while it starts stops it as well, and without a word.
+    with ExitStack() as starting:
+        starting.callback(server.stop)
+        with screen.work("starting it"):
+            server.start()
+        starting.pop_all()
+    stack.callback(_stop, screen, server)
+    return server.url
+
+
+def _put_aside(data: Path) -> Path:
+    """Give a folder another name beside its own, one that is free."""
+    names = (data.with_name(f"{data.name}.unreadable-{n}") for n in count(1))
+    aside = next(name for name in names if not name.exists())
+    data.rename(aside)
+    return aside
+
+
+def _not_started(exc: RedisStartError) -> DemoFailed:
+    sentence, *log = str(exc).splitlines()
+    return DemoFailed(sentence, *log)
 
 
 def _stop(screen: Screen, server: RedisServer) -> None:

@@ -23,7 +23,7 @@ from gateway.demo import ask, digits, go_on, redis_choice, settings, show
 from gateway.demo.ask import Answer
 from gateway.demo.digits import Digits, Picture
 from gateway.demo.gateway_process import Addresses, GatewayProcess, url
-from gateway.demo.screen import DemoFailed, Screen
+from gateway.demo.screen import DemoFailed, Screen, shown
 from gateway.prediction_log import reader
 from gateway.prediction_log.record import LoggedPrediction
 
@@ -55,7 +55,7 @@ def _run(
     screen: Screen, stack: ExitStack, *, directory: Path, redis_url: str | None, once: bool
 ) -> None:
     named = redis_choice.given(redis_url, os.environ)
-    screen.line(f"Sluice demo, in {go_on.shown(directory)}", indent="")
+    screen.line(f"Sluice demo, in {shown(directory)}", indent="")
     trained = _models(screen, directory)
     screen.step("Redis")
     used_url = redis_choice.use(screen, stack, directory, named)
@@ -75,7 +75,7 @@ def _run(
         )
         screen.line()
         return
-    screen.line(f"The gateway's log is {go_on.shown(directory / 'gateway.log')}.", indent="")
+    screen.line(f"The gateway's log is {shown(directory / 'gateway.log')}.", indent="")
     screen.line("Ctrl-C stops everything.", indent="")
     _stay_up(screen, gateway)
 
@@ -98,8 +98,7 @@ def _models(screen: Screen, directory: Path) -> Digits:
 def _configuration(screen: Screen, directory: Path, used_url: str) -> Config:
     path = settings.write(directory, used_url)
     screen.line(
-        f"{go_on.shown(path)}: 90 % of the users to version 1, 10 % to version 2, "
-        f"by {ask.KEY_HEADER}"
+        f"{shown(path)}: 90 % of the users to version 1, 10 % to version 2, by {ask.KEY_HEADER}"
     )
     return settings.load(path, os.environ)
 

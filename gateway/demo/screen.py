@@ -5,9 +5,11 @@ Knows a text stream and a clock; knows nothing of what is shown.
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Final, TextIO
 
 INDENT: Final = "     "
@@ -21,6 +23,15 @@ class DemoFailed(Exception):
         super().__init__(sentence)
         self.details = details
         """Further lines, shown below the sentence."""
+
+
+def shown(path: Path) -> str:
+    """Return a path relative to the current folder where it lies below it."""
+    absolute = Path(os.path.abspath(path))
+    try:
+        return str(absolute.relative_to(Path.cwd()))
+    except ValueError:
+        return str(absolute)
 
 
 class Screen:

@@ -35,6 +35,7 @@ class Options:
 
     rounds: int
     round_s: float
+    warm_up_s: float
     threads: int
     is_external: bool
     output: Path | None
@@ -88,6 +89,7 @@ def read_options(arguments: Sequence[str]) -> Options:
     return Options(
         rounds=1 if parsed.smoke else parsed.rounds,
         round_s=SMOKE_ROUND_S if parsed.smoke else parsed.seconds,
+        warm_up_s=0.0 if parsed.smoke else parsed.seconds / 2,
         threads=parsed.threads,
         is_external=not parsed.own_clients,
         # A smoke run's figures are not to replace real ones.
@@ -118,7 +120,7 @@ def _measure(options: Options, gateway: RunningGateway, folder: Path, redis: str
     plan = Plan(
         rounds=options.rounds,
         round_s=options.round_s,
-        warm_up_s=options.round_s / 2,
+        warm_up_s=options.warm_up_s,
         threads=options.threads,
         redis=redis,
         drivers={case.name: case.label for case in (*cpu, *batching)},

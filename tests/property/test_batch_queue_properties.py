@@ -205,7 +205,9 @@ class QueueMachine(RuleBasedStateMachine):
         assert self.pushed == len(self.waiting) + len(self.taken) + self.removed
         assert len({id(r) for r in self.taken}) == len(self.taken), "somebody left twice"
         assert found.refused == self.refused
-        assert (self.queue.next_due_ns() is None) == (not self.waiting)
+        oldest_ns = min((r.enqueued_ns for r in self.waiting), default=None)
+        delay_ns = self.policy.max_queue_delay_us * 1_000
+        assert self.queue.next_due_ns() == (None if oldest_ns is None else oldest_ns + delay_ns)
 
     def teardown(self) -> None:
         if not hasattr(self, "queue"):

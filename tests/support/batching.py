@@ -131,12 +131,18 @@ def make_request(
 class Bench:
     """A batcher under test, its engines, and everything that it reported."""
 
-    def __init__(self, batcher: Batcher, instances: Sequence[Instance], gate: Gate) -> None:
+    def __init__(
+        self,
+        batcher: Batcher,
+        instances: Sequence[Instance],
+        gate: Gate,
+        reports: list[BatchReport],
+    ) -> None:
         self.batcher = batcher
         self.instances = instances
         self.engines = [cast("FakeEngine", instance.engine) for instance in instances]
         self.gate = gate
-        self.reports: list[BatchReport] = []
+        self.reports = reports
 
     def submit(
         self,
@@ -183,24 +189,22 @@ class Bench:
         return submitted
 
 
-@asynccontextmanager
-async def make_bench(
+def build_bench(
     policy: BatchPolicy | None = None,
     *,
     instances: int = 1,
     is_gated: bool = False,
     script: Script | None = None,
-) -> AsyncIterator[Bench]:
-    """Run a batcher over fakes that echo `x` as `y`; drain and close it at the end."""
+) -> Bench:
+    """Make a batcher over fakes that echo `x` as `y`; on a running loop."""
     policy = policy or BatchPolicy(max_batch_size=8)
     gate = Gate()
-    script = script or Script(latency_s=1.0 if is_gated else 0.0)
     engines = [
         FakeEngine(
             inputs=(ECHO_INPUT,),
             outputs=(ECHO_OUTPUT,),
             max_batch_size=policy.max_batch_size,
-            script=script,
+            script=script or Script(latency_s=1.0 if is_gated else 0.0),
             sleep=gate,
         )
         for _ in range(instances)
@@ -213,11 +217,22 @@ async def make_bench(
     batcher = Batcher(
         model="echo", version="1", policy=policy, instances=hosts, on_batch=reports.append
     )
-    bench = Bench(batcher, hosts, gate)
-    bench.reports = reports
+    return Bench(batcher, hosts, gate, reports)
+
+
+@asynccontextmanager
+async def make_bench(
+    policy: BatchPolicy | None = None,
+    *,
+    instances: int = 1,
+    is_gated: bool = False,
+    script: Script | None = None,
+) -> AsyncIterator[Bench]:
+    """Make a bench; let go of every batch, drain and close at the end."""
+    bench = build_bench(policy, instances=instances, is_gated=is_gated, script=script)
     try:
         yield bench
     finally:
-        gate.open()
-        await asyncio.wait_for(batcher.close(), HANG_S)
+        bench.gate.open()
+        await asyncio.wait_for(bench.batcher.close(), HANG_S)
         assert bench.statistics().in_flight == 0

@@ -70,7 +70,10 @@ def test_a_deadline_expires_while_the_request_executes(
 ) -> None:
     """The header is x-sluice-timeout-ms; over gRPC it is the call's own deadline."""
     wait_idle(gateway, "slow")
-    fields = {"parameter": {"parameters": {"timeout": 50_000}}, "header": {"timeout_s": 0.05}}
+    fields: dict[str, dict[str, Any]] = {  # Any: fields of Ask
+        "parameter": {"parameters": {"timeout": 50_000}},
+        "header": {"timeout_s": 0.05},
+    }
     answer = transport.infer(rows("slow", 1.0, **fields[source]))
     assert answer.came_to(Outcome.EXPIRED)
     if source == "parameter" or isinstance(answer.code, int):  # grpcio has words of its own

@@ -91,8 +91,10 @@ BAD: Final[Mapping[str, tuple[Ask, str]]] = {
                 ),
             ),
         ),
-        f"input 'x': a batch of {BATCH_ROWS + 1} rows is larger than max_batch_size {BATCH_ROWS} "
-        "of 'lookup'",
+        (
+            f"input 'x': a batch of {BATCH_ROWS + 1} rows is larger than "
+            f"max_batch_size {BATCH_ROWS} of 'lookup'"
+        ),
     ),
     "unknown output": (
         to_pair(A, B, outputs=("u", "w")),

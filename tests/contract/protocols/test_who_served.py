@@ -139,14 +139,18 @@ def test_a_version_that_one_model_of_the_variants_has_is_reached(transport: Tran
         (
             "mixed",
             "1",
-            "version '1' of route 'mixed' is ambiguous: it is that of the variants ours (mlp), "
-            "theirs (rival)",
+            (
+                "version '1' of route 'mixed' is ambiguous: it is that of the variants ours (mlp), "
+                "theirs (rival)"
+            ),
         ),
         (
             "mixed",
             "9",
-            "route 'mixed' has no variant of version '9' (it has 1, 2), and there is no model of "
-            "that name",
+            (
+                "route 'mixed' has no variant of version '9' (it has 1, 2), "
+                "and there is no model of that name"
+            ),
         ),
         ("twin", "9", "version '9' of model 'twin' is not known"),
         ("mlp", "9", "version '9' of model 'mlp' is not known"),

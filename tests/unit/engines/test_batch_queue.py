@@ -109,6 +109,17 @@ def test_the_delay_counts_from_the_oldest_left_after_the_oldest_was_removed() ->
     assert queue.take(500 * US) is None
 
 
+def test_removing_a_younger_request_does_not_prolong_the_wait_of_the_oldest() -> None:
+    queue = BatchQueue(BatchPolicy(max_batch_size=8, max_queue_delay_us=500))
+    oldest, younger = request(at_ns=0), request(at_ns=300 * US)
+    wide = request(at_ns=100 * US, width=2)
+    push_all(queue, oldest, younger, wide)
+    assert queue.remove(younger)
+    assert queue.next_due_ns() == 500 * US
+    assert taken(queue, 500 * US).requests == (oldest,)
+    assert queue.next_due_ns() == 600 * US
+
+
 def test_a_full_batch_does_not_wait() -> None:
     queue = BatchQueue(BatchPolicy(max_batch_size=2, max_queue_delay_us=10**6))
     push_all(queue, request(), request(), request())

@@ -13,7 +13,7 @@ import pytest
 
 from engines.base import BatchPolicy
 from engines.errors import QueueFull, VersionNotReady
-from tests.support.batching import HANG_S, MS, Bench, Reply, make_bench
+from tests.support.batching import HANG_S, MS, Bench, Reply, build_bench, make_bench
 
 A_MINUTE_US = 60_000_000
 
@@ -264,6 +264,7 @@ def test_a_drain_sends_what_waits_for_companions_at_once() -> None:
             _, waiting = bench.submit(1.0)
             await asyncio.sleep(0)
             await asyncio.wait_for(bench.batcher.drain(), HANG_S)
+            assert len(waiting.outcomes) == 1
             assert await waiting.values() == [1.0]
 
     asyncio.run(scenario())
@@ -295,8 +296,7 @@ def test_closing_drains_and_then_closes_every_engine() -> None:
 
 def test_a_result_that_comes_after_the_loop_has_gone_is_dropped_quietly() -> None:
     async def abandon() -> Bench:
-        keep = make_bench(is_gated=True)
-        bench = await keep.__aenter__()
+        bench = build_bench(is_gated=True)
         await bench.block()
         return bench
 

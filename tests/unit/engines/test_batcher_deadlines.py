@@ -7,10 +7,11 @@ loaded machine, and an instance that is held shows that no answer could have com
 from __future__ import annotations
 
 import asyncio
+import sys
 import time
 
 from engines.errors import DeadlineExpired
-from tests.support.batching import MS, Bench, make_bench
+from tests.support.batching import MS, Bench, make_bench, make_request
 
 
 def test_a_deadline_fires_at_its_instant_while_the_instance_is_busy() -> None:
@@ -89,6 +90,24 @@ def test_a_late_event_loop_does_not_send_expired_requests_to_the_engine() -> Non
             await running.executed()
             assert isinstance(await queued.error(), DeadlineExpired)
         assert bench.engines[0].rows_run == 1
+
+    asyncio.run(scenario())
+
+
+def test_answered_requests_are_not_kept_until_their_distant_deadlines() -> None:
+    def on_done(outcome: object) -> None:
+        """Referred to by every request, so its reference count tells how many are alive."""
+
+    async def scenario() -> None:
+        async with make_bench() as bench:
+            unused = sys.getrefcount(on_done)
+            distant_ns = time.monotonic_ns() + 600_000 * MS
+            for _ in range(50):
+                for _ in range(8):
+                    bench.batcher.submit(make_request(deadline_ns=distant_ns, on_done=on_done))
+                await bench.submit(1.0)[1].executed()
+            assert bench.statistics().answered == 450
+            assert sys.getrefcount(on_done) - unused < 100
 
     asyncio.run(scenario())
 

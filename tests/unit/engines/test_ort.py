@@ -98,6 +98,12 @@ def test_a_declared_signature_narrows_what_varies(tmp_path: Path) -> None:
     assert metadata.outputs == (spec("y", (-1, -1)),)
 
 
+def test_a_declared_dimension_that_varies_leaves_the_files_own(tmp_path: Path) -> None:
+    path = write_identity(tmp_path / "model.onnx", "FP32", [4])
+    metadata = declared(path, inputs=(spec("x", [-1]),)).metadata
+    assert metadata.inputs == (spec("x", (-1, 4)),)
+
+
 def two_outputs(path: Path) -> Path:
     return write_graph(
         path,
