@@ -62,7 +62,10 @@ class EngineConfig:
     intra_op_threads: int = 1
     inter_op_threads: int = 1
     inputs: tuple[TensorSpec, ...] = ()
-    """Declared signature; empty: take the model's own. A contradiction is a load error."""
+    """Declared signature; empty: take the model's own. A contradiction is a load error.
+
+    The shapes here leave out the batch axis of a model that has one, as config.pbtxt does.
+    """
     outputs: tuple[TensorSpec, ...] = ()
     parameters: Mapping[str, str] = field(default_factory=dict)
     """Engine-specific settings from the model's configuration."""

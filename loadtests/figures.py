@@ -90,7 +90,7 @@ def progress_line(figures: Figures, duration_s: float) -> str:
     return f"  {figures.elapsed_s:4.0f} s of {duration_s:.0f}: {counts}, failed {figures.failures}"
 
 
-def report(figures: Figures, weights: Mapping[str, float]) -> list[str]:
+def report(figures: Figures, weights: Mapping[str, float], sigmas: float = SIGMAS) -> list[str]:
     """Return the whole report: rates and percentiles, failures, the split per protocol."""
     lines = [_HEADING]
     lines += [
@@ -103,8 +103,8 @@ def report(figures: Figures, weights: Mapping[str, float]) -> list[str]:
     if len(figures.errors) > ERRORS_SHOWN:
         lines.append(f"  and {len(figures.errors) - ERRORS_SHOWN} other sentences")
     for protocol, shown in PROTOCOLS.items():
-        found = shares(figures.answered.get(protocol, {}), weights)
-        lines += ["", f"split over {shown}, random keys, interval of {SIGMAS} sigma"]
+        found = shares(figures.answered.get(protocol, {}), weights, sigmas)
+        lines += ["", f"split over {shown}, random keys, interval of {sigmas:g} sigma"]
         lines += [_share_line(share) for share in found] or ["  no answers"]
     return lines
 
@@ -117,13 +117,13 @@ def _share_line(share: Share) -> str:
     )
 
 
-def faults(figures: Figures, weights: Mapping[str, float]) -> Sequence[str]:
+def faults(figures: Figures, weights: Mapping[str, float], sigmas: float = SIGMAS) -> Sequence[str]:
     """Return why the run has failed, a sentence each; empty where it has not."""
     found = []
     if figures.failures:
         found.append(f"{figures.failures} requests failed")
     for protocol, shown in PROTOCOLS.items():
-        split = shares(figures.answered.get(protocol, {}), weights)
+        split = shares(figures.answered.get(protocol, {}), weights, sigmas)
         if not split:
             found.append(f"nothing was answered over {shown}")
         found += [

@@ -54,6 +54,23 @@ class PerfAnalyzer:
         )
         return finished.stdout.strip() or finished.stderr.strip()
 
+    def missing(self) -> list[str]:
+        """Return the libraries that it needs and that are not there.
+
+        Raises:
+            NotAvailable: nobody can say, because it is not for this machine at all.
+        """
+        command = ["ldd", str(self.path)]
+        try:
+            asked = subprocess.run(
+                command, env=self.environ, capture_output=True, text=True, check=False
+            )
+        except OSError as exc:
+            raise NotAvailable(f"ldd, which tells what is missing, does not run: {exc}") from None
+        if asked.returncode:
+            raise NotAvailable(f"{self.path} does not run on this machine: {asked.stderr.strip()}")
+        return missing_libraries(asked.stdout + asked.stderr)
+
 
 def prepare(environment: Path = ENVIRONMENT) -> PerfAnalyzer:
     """Return a perf_analyzer that can run, installed first where it is not there yet.
@@ -70,8 +87,7 @@ def prepare(environment: Path = ENVIRONMENT) -> PerfAnalyzer:
             f"{REQUIREMENTS[0]} has no perf_analyzer for {sys.platform} on this processor: "
             "its wheels for Linux on x86_64 and aarch64 carry one"
         )
-    missing = missing_libraries(_ldd(found))
-    if missing:
+    if missing := found.missing():
         raise NotAvailable(advice(missing))
     return found
 
@@ -99,20 +115,6 @@ def _install(environment: Path) -> None:
         if made.returncode:
             lines = (made.stdout + made.stderr).strip().splitlines()[-_LAST_LINES:]
             raise NotAvailable("\n".join([f"{' '.join(command)} failed:", *lines]))
-
-
-def _ldd(binary: PerfAnalyzer) -> str:
-    """Return what the dynamic linker says of the binary."""
-    command = ["ldd", str(binary.path)]
-    try:
-        asked = subprocess.run(
-            command, env=binary.environ, capture_output=True, text=True, check=False
-        )
-    except OSError as exc:
-        raise NotAvailable(f"ldd, which tells what is missing, does not run: {exc}") from None
-    if asked.returncode:
-        raise NotAvailable(f"{binary.path} does not run on this machine: {asked.stderr.strip()}")
-    return asked.stdout + asked.stderr
 
 
 def missing_libraries(ldd: str) -> list[str]:

@@ -7,19 +7,20 @@ well, 1 a request failed or a split is outside its interval, 2 there was nothing
 from __future__ import annotations
 
 import argparse
-import signal
 import socket
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, NoReturn
+from typing import Final
 
 from gateway.config import ConfigError, address
 from loadtests import asking, figures, locust_process
 from loadtests.demo_process import DemoFailed, demo
 from loadtests.locust_process import Load, LocustFailed
+from loadtests.signals import sigterm_interrupts
+from loadtests.split import SIGMAS
 
 _LOOPBACK: Final = ("127.0.0.1", "localhost", "::1")
 
@@ -61,9 +62,9 @@ def main(arguments: Sequence[str]) -> int:
         duration_s=options.duration,
     )
     try:
-        with _signals_end(), ExitStack() as stack:
+        with sigterm_interrupts(), ExitStack() as stack:
             _find_or_start(target, options.dir, stack)
-            return _measure(load, weights(target))
+            return _measure(load, weights(target), options.sigmas)
     except (NotMeasurable, DemoFailed, LocustFailed, asking.NoAnswer, ConfigError) as exc:
         print(f"load: {exc}", file=sys.stderr)
         return 2
@@ -81,6 +82,12 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--users", type=_positive, default=16, help="half per protocol (default: 16)")
     made.add_argument(
         "--duration", type=_positive, default=60, metavar="SECONDS", help="default: 60"
+    )
+    made.add_argument(
+        "--sigmas",
+        type=float,
+        default=SIGMAS,
+        help=f"half the split's interval (default: {SIGMAS})",
     )
     made.add_argument(
         "--dir", type=Path, default=Path(".demo"), help="folder of a demo that is started here"
@@ -127,7 +134,7 @@ def _is_open(where: str) -> bool:
     return True
 
 
-def _measure(load: Load, weight_of: dict[str, float]) -> int:
+def _measure(load: Load, weight_of: dict[str, float], sigmas: float) -> int:
     """Load, report, judge."""
     configured = ", ".join(f"{name} {weight:g} %" for name, weight in weight_of.items())
     print(
@@ -138,28 +145,14 @@ def _measure(load: Load, weight_of: dict[str, float]) -> int:
     measured = locust_process.run(
         load, lambda so_far: print(figures.progress_line(so_far, load.duration_s), flush=True)
     )
-    print("", *figures.report(measured, weight_of), "", sep="\n")
-    found = figures.faults(measured, weight_of)
+    print("", *figures.report(measured, weight_of, sigmas), "", sep="\n")
+    found = figures.faults(measured, weight_of, sigmas)
     for sentence in found:
         print(f"FAILED: {sentence}")
     if not found:
         print("no failures, every split within its interval")
     sys.stdout.flush()
     return 1 if found else 0
-
-
-@contextmanager
-def _signals_end() -> Iterator[None]:
-    """Let SIGTERM do what Ctrl-C does: what was started here is stopped here."""
-    before = signal.signal(signal.SIGTERM, _interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
-def _interrupt(number: int, frame: object) -> NoReturn:
-    raise KeyboardInterrupt
 
 
 if __name__ == "__main__":

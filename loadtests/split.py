@@ -38,7 +38,9 @@ def interval(expected: float, requests: int, sigmas: float = SIGMAS) -> tuple[fl
     return max(0.0, expected - spread), min(1.0, expected + spread)
 
 
-def shares(answered: Mapping[str, int], weights: Mapping[str, float]) -> list[Share]:
+def shares(
+    answered: Mapping[str, int], weights: Mapping[str, float], sigmas: float = SIGMAS
+) -> list[Share]:
     """Compare answers per variant with weights in percent; empty without answers.
 
     A variant that answered and has no weight is expected at 0.
@@ -49,7 +51,7 @@ def shares(answered: Mapping[str, int], weights: Mapping[str, float]) -> list[Sh
     out = []
     for variant in [*weights, *(v for v in answered if v not in weights)]:
         expected = weights.get(variant, 0.0) / 100
-        low, high = interval(expected, total)
+        low, high = interval(expected, total, sigmas)
         count = answered.get(variant, 0)
         out.append(
             Share(

@@ -9,12 +9,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+import grpc
 import httpx
 import pytest
 
 from tests.support.gateway import GatewayInProcess, LoopThread, in_process
 from tests.support.served import CONFIG, write_served
-from tests.support.transports import RAW, TRANSPORTS, TYPED, Transport
+from tests.support.transports import RAW, TRANSPORTS, TYPED, UNLIMITED, Transport
 
 
 @pytest.fixture(scope="session")
@@ -72,4 +73,11 @@ def typed_transport(request: pytest.FixtureRequest, transports: dict[str, Transp
 def client(gateway: GatewayInProcess) -> Iterator[httpx.Client]:
     """Connect an HTTP client to the predict port of the shared gateway."""
     with httpx.Client(base_url=f"http://{gateway.at.http}", timeout=15) as connected:
+        yield connected
+
+
+@pytest.fixture
+def channel(gateway: GatewayInProcess) -> Iterator[grpc.Channel]:
+    """Connect a gRPC channel to the shared gateway."""
+    with grpc.insecure_channel(gateway.at.grpc, options=UNLIMITED) as connected:
         yield connected

@@ -97,6 +97,9 @@ class Data:
     held_out_digits: npt.NDArray[np.int64]
 
 
+Fit = Callable[[Data], Any]  # Any: scikit-learn ships no types
+
+
 def model_path(directory: Path, version: str) -> Path:
     """Return where a version's ONNX file lies in the demo's folder."""
     return directory / "models" / NAME / version / "model.onnx"
@@ -134,7 +137,7 @@ def make(directory: Path, work: Work) -> Digits:
     versions = []
     for version, kind, fit in RECIPES:
         with work(f"training version {version}, {kind}"):
-            estimator = fit(data)
+            estimator = fitted(fit, data)
         content = graph(layers(estimator)).SerializeToString(deterministic=True)
         _write(model_path(directory, version), content)
         versions.append(
@@ -192,11 +195,24 @@ def fit_network(data: Data) -> Any:  # Any: scikit-learn ships no types
     return network
 
 
-RECIPES: Final[Sequence[tuple[str, str, Callable[[Data], Any]]]] = (
+def fitted(fit: Fit, data: Data) -> Any:  # Any: scikit-learn ships no types
+    """Return a fitted estimator, trained on one thread.
+
+    Matrices this small take a hundred times longer where threads wait for each other, and the order
+    of their sums would decide the last bits.
+    """
+    # A dependency of scikit-learn, without types.
+    from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
+
+    with threadpool_limits(limits=1):
+        return fit(data)
+
+
+RECIPES: Final[Sequence[tuple[str, str, Fit]]] = (
     ("1", "a linear model", fit_linear),
     ("2", f"a network of {_HIDDEN_UNITS} hidden units", fit_network),
 )
-"""Version, kind and how it is fitted. Any: scikit-learn ships no types."""
+"""Version, kind and how it is fitted."""
 
 
 def layers(estimator: Any) -> list[Layer]:  # Any: scikit-learn ships no types

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import signal
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from loadtests.bench.drivers import DriverFailed
 from loadtests.bench.measure import Case, NotMeasured, Sample, interleaved
 from loadtests.bench.report import Plan, Results
 from loadtests.gateway_process import RunningGateway
+from loadtests.signals import sigterm_interrupts
 
 RESULTS: Final = Path(__file__).parent.parent / "results" / "bench.json"
 ROUNDS: Final = 5
@@ -44,10 +44,8 @@ class Options:
 def main(arguments: Sequence[str]) -> int:
     """Run the benchmarks; return the exit code."""
     options = read_options(arguments)
-    # SIGTERM must not leave Redis and the gateway behind: let it unwind, as Ctrl-C does.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        with TemporaryDirectory(prefix="sluice-bench-") as folder:
+        with sigterm_interrupts(), TemporaryDirectory(prefix="sluice-bench-") as folder:
             results = _run(options, Path(folder))
     except (DemoFailed, RedisStartError, NoAnswer, DriverFailed, NotMeasured) as exc:
         details = exc.details if isinstance(exc, DemoFailed) else ()

@@ -257,14 +257,17 @@ def test_a_drain_answers_what_was_accepted_and_refuses_what_comes() -> None:
     asyncio.run(scenario())
 
 
-def test_a_drain_sends_what_waits_for_companions_at_once() -> None:
+def test_a_drain_sends_what_waits_for_companions_at_once_and_waits_for_it() -> None:
     async def scenario() -> None:
         policy = BatchPolicy(max_batch_size=8, max_queue_delay_us=A_MINUTE_US)
-        async with make_bench(policy) as bench:
+        async with make_bench(policy, is_gated=True) as bench:
             _, waiting = bench.submit(1.0)
             await asyncio.sleep(0)
-            await asyncio.wait_for(bench.batcher.drain(), HANG_S)
-            assert len(waiting.outcomes) == 1
+            drain = asyncio.create_task(bench.batcher.drain())
+            await bench.gate.entered()
+            assert not drain.done()
+            bench.gate.open()
+            await asyncio.wait_for(drain, HANG_S)
             assert await waiting.values() == [1.0]
 
     asyncio.run(scenario())

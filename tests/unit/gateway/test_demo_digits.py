@@ -30,12 +30,12 @@ def data() -> Data:
 
 @pytest.fixture(scope="module")
 def linear(data: Data) -> Any:  # Any: scikit-learn ships no types
-    return digits.fit_linear(data)
+    return digits.fitted(digits.fit_linear, data)
 
 
 @pytest.fixture(scope="module")
 def network(data: Data) -> Any:  # Any: scikit-learn ships no types
-    return digits.fit_network(data)
+    return digits.fitted(digits.fit_network, data)
 
 
 @pytest.fixture(scope="module")
@@ -92,7 +92,9 @@ def test_held_out_pictures_are_not_trained_on_and_span_the_pixel_range(data: Dat
 
 def test_the_same_data_give_the_same_bytes_every_time(data: Data) -> None:
     first, second = (
-        digits.graph(digits.layers(digits.fit_network(data))).SerializeToString(deterministic=True)
+        digits.graph(digits.layers(digits.fitted(digits.fit_network, data))).SerializeToString(
+            deterministic=True
+        )
         for _ in range(2)
     )
     assert first == second

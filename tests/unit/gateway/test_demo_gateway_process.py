@@ -7,7 +7,8 @@ import pytest
 
 from gateway.config import ServerConfig
 from gateway.demo import gateway_process
-from gateway.demo.gateway_process import Addresses, addresses
+from gateway.demo.gateway_process import Addresses, GatewayProcess, addresses
+from gateway.demo.screen import DemoFailed
 
 PORTS = {"http": 1, "grpc": 2, "metrics": 3, "admin": 4}
 SERVING = {"event": "serving", "level": "info", "routes": ["digits"], **PORTS}
@@ -71,3 +72,23 @@ def test_the_reason_why_it_does_not_start_is_found(tmp_path: Path) -> None:
     log = log_of(tmp_path, {"event": "cannot start", "reason": "cannot listen on a:1 for http"})
     assert gateway_process.refusal(log) == "cannot listen on a:1 for http"
     assert gateway_process.refusal(log_of(tmp_path, SERVING)) is None
+
+
+def test_a_gateway_that_refuses_its_configuration_is_quoted(tmp_path: Path) -> None:
+    process = GatewayProcess(tmp_path / "none.toml", ServerConfig(), tmp_path / "gateway.log")
+    with pytest.raises(DemoFailed, match="the gateway ended with exit code 2; its log") as caught:
+        process.wait_ready()
+    assert process.has_ended
+    (line,) = caught.value.details
+    assert "cannot read" in line
+    process.stop()
+
+
+def test_a_gateway_that_is_not_ready_in_time_is_an_error_and_can_be_stopped(
+    tmp_path: Path,
+) -> None:
+    process = GatewayProcess(tmp_path / "none.toml", ServerConfig(), tmp_path / "gateway.log")
+    with pytest.raises(DemoFailed, match="is not ready after 0 s"):
+        process.wait_ready(timeout_s=0)
+    process.stop()
+    assert process.has_ended

@@ -59,7 +59,7 @@ def test_the_curl_line_passes_by_a_proxy_that_would_take_the_request(
     assert "--noproxy" not in go_on.curl(AT.http, PIXELS, "user-1")
 
 
-def test_an_address_of_six_bytes_groups_is_put_in_brackets() -> None:
+def test_the_curl_line_puts_an_ipv6_host_in_brackets() -> None:
     assert "http://[::1]:8000/v2" in go_on.curl(("::1", 8000), PIXELS, "user-1")
 
 

@@ -10,7 +10,7 @@ import redis
 
 from gateway.demo import redis_choice
 from gateway.demo.redis_choice import GivenRedis
-from gateway.demo.redis_server import RedisServer, find_redis
+from gateway.demo.redis_server import find_redis
 from gateway.demo.screen import DemoFailed, Screen
 from tests.support.redis import redis_binaries, running_redis
 
@@ -158,9 +158,3 @@ def answers(url: str) -> bool:
             return bool(client.ping())
     except redis.ConnectionError:
         return False
-
-
-def test_a_server_stopped_twice_is_no_error(tmp_path: Path) -> None:
-    binary = find_redis()
-    assert binary is not None
-    RedisServer(binary, tmp_path).stop()

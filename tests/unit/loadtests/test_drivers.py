@@ -46,7 +46,7 @@ def test_the_output_of_a_bad_run_is_quoted(said: str) -> None:
             "/v2/models/tiny/infer",
             {
                 "Content-Type": "application/octet-stream",
-                "Inference-Header-Content-Length": "138",
+                "Inference-Header-Content-Length": "137",
             },
         ),
     ],
@@ -90,7 +90,7 @@ def test_programs_on_the_path_are_used_by_name(
         "--",
         str(tmp_path / "body-tiny-binary"),
         "application/octet-stream",
-        "138",
+        "137",
     ]
     assert "http://127.0.0.1:7/inference.GRPCInferenceService/ModelInfer" in h2load.command
     assert "32" in wrk.command

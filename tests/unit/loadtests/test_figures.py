@@ -40,23 +40,23 @@ FIGURES = Figures(
 )
 
 
+REPORT = """\
+                              requests  failed    per s   p50 ms   p95 ms   p99 ms   max ms
+grpc ModelInfer digits          20,000       0      658      5.0     11.0     25.0     49.9
+http json digits               100,000       0    3,289      2.0      4.0      6.0     31.5
+
+split over HTTP, random keys, interval of 3.3 sigma
+  stable         90,074 answers, 90.074%; expected 90.00%, within 89.687% to 90.313%
+  canary          9,926 answers, 9.926%; expected 10.00%, within 9.687% to 10.313%
+
+split over gRPC, random keys, interval of 3.3 sigma
+  stable         17,990 answers, 89.950%; expected 90.00%, within 89.300% to 90.700%
+  canary          2,010 answers, 10.050%; expected 10.00%, within 9.300% to 10.700%
+"""
+
+
 def test_the_report_gives_rates_percentiles_failures_and_the_split_of_each_protocol() -> None:
-    assert figures.report(FIGURES, WEIGHTS) == [
-        "                              requests  failed    per s   p50 ms   p95 ms   p99 ms"
-        "   max ms",
-        "grpc ModelInfer digits          20,000       0      658      5.0     11.0     25.0"
-        "     49.9",
-        "http json digits               100,000       0    3,289      2.0      4.0      6.0"
-        "     31.5",
-        "",
-        "split over HTTP, random keys, interval of 3.3 sigma",
-        "  stable         90,074 answers, 90.074%; expected 90.00%, within 89.687% to 90.313%",
-        "  canary          9,926 answers, 9.926%; expected 10.00%, within 9.687% to 10.313%",
-        "",
-        "split over gRPC, random keys, interval of 3.3 sigma",
-        "  stable         17,990 answers, 89.950%; expected 90.00%, within 89.300% to 90.700%",
-        "  canary          2,010 answers, 10.050%; expected 10.00%, within 9.300% to 10.700%",
-    ]
+    assert figures.report(FIGURES, WEIGHTS) == REPORT.splitlines()
     assert figures.faults(FIGURES, WEIGHTS) == []
 
 
