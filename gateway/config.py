@@ -8,6 +8,7 @@ where it is no TOML.
 
 from __future__ import annotations
 
+import re
 import tomllib
 from collections.abc import Mapping, Sequence
 from decimal import Decimal
@@ -21,10 +22,11 @@ from redis.connection import parse_url
 from router.routes import KeySource, Route, RouteError, Variant, slots_of_weight
 
 ENV_PREFIX = "SLUICE__"
+_FIELD = re.compile(r"Object (?P<what>contains unknown|missing required) field `(?P<name>.*)`")
 
 Positive = Annotated[int, Meta(ge=1)]
 NonNegative = Annotated[int, Meta(ge=0)]
-Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.\-]*$", max_length=128)]
+Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.\-]*\Z", max_length=128)]
 
 
 class ConfigError(Exception):
@@ -110,7 +112,7 @@ class VariantConfig(_Section, frozen=True):
 
     model: Name
     """Folder in the model repository."""
-    version: Annotated[str, Meta(pattern=r"^[1-9][0-9]*$")]
+    version: Annotated[str, Meta(pattern=r"^[1-9][0-9]*\Z")]
     """Version folder of it."""
     weight: Decimal
     """Percent; a route's weights sum to exactly 100; at most four decimals."""
@@ -180,17 +182,26 @@ def _check_redis_url(url: str) -> None:
 
 
 def _as_config_error(exc: msgspec.ValidationError, document: Mapping[str, Any]) -> ConfigError:
-    """Return the error with its whole path: msgspec writes ``[...]`` for the keys of a map."""
-    sentence, _, path = str(exc).partition(" - at `")
-    path = path.rstrip("`") or "$"
-    while "[...]" in path:
-        parents = path.partition("[...]")[0].removeprefix("$.").split(".")
-        key = next((k for k in _at(document, parents) if _fails_alone(document, parents, k)), None)
-        if key is None:
-            break
-        document = _only(document, parents, key)
-        path = path.replace("[...]", f".{key}", 1)
-    return ConfigError(path, sentence)
+    """Return the error with the whole path of the field at fault.
+
+    msgspec writes ``[...]`` for the keys of a map, says ``key`` of one that is refused itself, and
+    names only the table where a field is unknown or missing.
+    """
+    sentence, _, place = str(exc).partition(" - at ")
+    is_key = place.startswith("`key` in ")
+    path = place.removeprefix("`key` in ").strip("`").removeprefix("$")
+    *maps, rest = f"{path}[...]".split("[...]") if is_key else path.split("[...]")
+    keys: list[str] = []
+    for part in maps:
+        keys += part.removeprefix(".").split(".")
+        at_fault = (key for key in _at(document, keys) if _fails_alone(document, keys, key))
+        key = next(at_fault)
+        document = _only(document, keys, key)
+        keys.append(key)
+    if field := _FIELD.fullmatch(sentence):
+        rest += f".{field['name']}"
+        sentence = "unknown key" if field["what"] == "contains unknown" else "this key is required"
+    return ConfigError("$" + "".join(f".{key}" for key in keys) + rest, sentence)
 
 
 def _at(document: Mapping[str, Any], keys: Sequence[str]) -> Mapping[str, Any]:

@@ -110,7 +110,10 @@ class GatewayProcess:
         )
 
     def stop(self) -> None:
-        """Ask the gateway to finish what it accepted; kill it if it does not, or on Ctrl-C."""
+        """Ask the gateway to finish what it accepted; kill it if it does not, or on Ctrl-C.
+
+        Idempotent.
+        """
         self._process.terminate()
         try:
             self._process.wait(self._server.drain_timeout_s + _KILL_AFTER_DRAIN_S)

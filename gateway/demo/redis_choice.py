@@ -129,8 +129,11 @@ def _not_started(exc: RedisStartError) -> DemoFailed:
 
 
 def _stop(screen: Screen, server: RedisServer) -> None:
-    with screen.work("stopping Redis"):
-        server.stop()
+    try:
+        with screen.work("stopping Redis"):
+            server.stop()
+    finally:
+        server.stop()  # also where nobody reads any more that it is being stopped
 
 
 def _version(url: str) -> str:

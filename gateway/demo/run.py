@@ -119,9 +119,13 @@ def _gateway(
 
 
 def _stop(screen: Screen, gateway: GatewayProcess) -> None:
-    if not gateway.has_ended:
+    if gateway.has_ended:
+        return
+    try:
         with screen.work("stopping the gateway"):
             gateway.stop()
+    finally:
+        gateway.stop()  # also where nobody reads any more that it is being stopped
 
 
 def _predictions(screen: Screen, config: Config, addresses: Addresses, picture: Picture) -> Answer:

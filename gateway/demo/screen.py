@@ -79,5 +79,13 @@ class Screen:
             self._print("\n")
 
     def _print(self, text: str) -> None:
-        self._stream.write(text)
-        self._stream.flush()
+        """Write and flush.
+
+        Raises:
+            BrokenPipeError: nobody reads any more: a closed pipe, or a terminal that is gone.
+        """
+        try:
+            self._stream.write(text)
+            self._stream.flush()
+        except OSError as exc:
+            raise BrokenPipeError(exc.errno, exc.strerror) from exc

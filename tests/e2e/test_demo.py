@@ -229,6 +229,16 @@ def test_a_gateway_that_dies_ends_the_demo_with_the_end_of_its_log(folder: Path)
     assert not is_listening(redis_address(text))
 
 
+def test_the_end_of_its_terminal_stops_everything_though_nobody_reads_it(folder: Path) -> None:
+    with staying(folder) as (process, text):
+        assert process.stdout is not None
+        process.stdout.close()
+        process.send_signal(signal.SIGHUP)
+        assert process.wait(LIMIT_S) == 0
+    assert not is_listening(redis_address(text))
+    assert not is_listening(address(text, "HTTP"))
+
+
 def test_ctrl_c_before_it_is_ready_leaves_nothing_behind(folder: Path) -> None:
     process = subprocess.Popen(
         [sys.executable, "-m", "gateway", "demo", "--dir", str(folder)],

@@ -8,6 +8,7 @@ data is asked for, what a status is called) is stated here and nowhere else.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import inspect
 from collections.abc import AsyncIterator, Coroutine, Iterable, Sequence
 from queue import SimpleQueue
@@ -178,11 +179,11 @@ class Flavour:
             return self.run(self._stream_async(requests, options))  # type: ignore[no-any-return]
         answers: SimpleQueue[StreamAnswer] = SimpleQueue()
         self.client.start_stream(lambda result, error: answers.put((result, error)), **options)
-        try:
+        # A stream that has ended already takes no request: its end is among the answers.
+        with contextlib.suppress(InferenceServerException):
             for request in requests:
                 self.client.async_stream_infer(**request)
-        finally:
-            self.client.stop_stream()  # waits for the answers
+        self.client.stop_stream()  # waits for the answers
         return [answers.get_nowait() for _ in range(answers.qsize())]
 
     async def _stream_async(

@@ -30,9 +30,9 @@ def test_a_gateway_without_the_model_is_quoted_on_both_protocols(
     gateway: GatewayInProcess,
 ) -> None:
     http, grpc = (_address(at) for at in (gateway.at.http, gateway.at.grpc))
-    with pytest.raises(DemoFailed, match="answered HTTP 404: .*digits"):
+    with pytest.raises(DemoFailed, match=r"answered HTTP 404: .*digits"):
         ask.by_http(http, PIXELS, "user-1")
-    with pytest.raises(DemoFailed, match="no answer over gRPC: NOT_FOUND: .*digits"):
+    with pytest.raises(DemoFailed, match=r"no answer over gRPC: NOT_FOUND: .*digits"):
         ask.by_grpc(grpc, PIXELS, "user-1")
 
 

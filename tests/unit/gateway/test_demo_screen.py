@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import io
 from pathlib import Path
 
@@ -67,6 +68,15 @@ def test_lines_have_no_space_at_their_end() -> None:
     stream = io.StringIO()
     Screen(stream, 1).line()
     assert stream.getvalue() == "\n"
+
+
+def test_a_reader_that_is_gone_is_a_broken_pipe_whatever_the_system_calls_it() -> None:
+    class Terminal(io.StringIO):
+        def flush(self) -> None:
+            raise OSError(errno.EIO, "Input/output error")
+
+    with pytest.raises(BrokenPipeError, match="Input/output error"):
+        Screen(Terminal(), 1).line("hello")
 
 
 def test_a_path_below_the_current_folder_is_shown_relative_to_it(
