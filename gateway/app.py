@@ -162,7 +162,7 @@ class App:
                 version=__version__,
                 requests=self.metrics,
                 versions=self.repository.versions,
-                log=self.log.statistics,
+                log=self.log.statistics if isinstance(self.log, PredictionLog) else lambda: None,
                 is_ready=lambda: self.lifecycle.is_ready,
             )
         )

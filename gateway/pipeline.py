@@ -107,6 +107,9 @@ class Pipeline:
         try:
             self._admit(call)
         except Exception as exc:  # adapter edge: whatever it is, the caller gets an answer
+            if self._statuses.is_known(exc):
+                # Nobody logs its trace, whose frames would keep the request's tensors alive.
+                exc.__traceback__ = exc.__context__ = None
             self.finish(call, exc)
         return call
 

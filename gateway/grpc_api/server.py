@@ -130,7 +130,7 @@ class GrpcServer:
         try:
             return handle(data)
         except Exception as exc:  # adapter edge: every error becomes a status
-            return await self._abort(context, exc, [])
+            return self._refuse(context, exc, [])
 
     async def slow(
         self, handle: Callable[[bytes], Awaitable[bytes]], data: bytes, context: _Context
@@ -139,7 +139,7 @@ class GrpcServer:
         try:
             return await handle(data)
         except Exception as exc:  # adapter edge: every error becomes a status
-            return await self._abort(context, exc, [])
+            return self._refuse(context, exc, [])
 
     async def infer(self, data: bytes, context: _Context) -> bytes:
         """Answer ModelInfer. Cancellation: the client's reaches the queue."""
@@ -160,7 +160,7 @@ class GrpcServer:
                 call.cancel()
             raise
         if isinstance(outcome, Exception):
-            return await self._abort(context, outcome, metadata)
+            return self._refuse(context, outcome, metadata)
         context.set_trailing_metadata(tuple(metadata))
         return outcome
 
@@ -176,21 +176,25 @@ class GrpcServer:
             async for message in stream.answers():
                 yield message
             if stream.is_cut:
-                await self._abort(context, Draining(), [])
+                self._refuse(context, Draining(), [])
         finally:
             self._streams.discard(stream)
             reader.cancel()
             stream.cancel()
             await asyncio.gather(reader, return_exceptions=True)
 
-    async def _abort(self, context: _Context, exc: Exception, metadata: Metadata) -> bytes:
-        """End the call with the error's status; never returns."""
+    def _refuse(self, context: _Context, exc: Exception, metadata: Metadata) -> bytes:
+        """Set the error's status, and return what the handler is to return: nothing is sent of it.
+
+        Not by context.abort, whose exception would keep the request alive until the garbage
+        collector finds it.
+        """
         if not self._statuses.is_known(exc):
             logger.error("request failed", exc_info=exc)
-        status = self._statuses.of(exc)
-        code = _CODES[int(status.grpc)]
-        await context.abort(code, self._statuses.sentence(exc), tuple(metadata))
-        raise AssertionError("abort raises")
+        context.set_code(_CODES[int(self._statuses.of(exc).grpc)])
+        context.set_details(self._statuses.sentence(exc))
+        context.set_trailing_metadata(tuple(metadata))
+        return b""
 
 
 class _Stream:

@@ -96,23 +96,26 @@ class InferEndpoint:
         form: codec.AnswerForm,
         served_by: ServedBy,
     ) -> None:
-        headers = [(key.encode(), value.encode()) for key, value in served_by.headers()]
+        status, content, lines = self._written(answer, form)
+        lines += [(key.encode(), value.encode()) for key, value in served_by.headers()]
+        # Errors never: tritonclient's asyncio flavour takes gzip, but reads errors as they come.
+        encoding = bodies.accepted_encoding(scope) if status == 200 else None
+        await bodies.send_answer(send, status, content, lines, encoding=encoding)
+
+    def _written(
+        self, answer: InferResponse | Exception, form: codec.AnswerForm
+    ) -> tuple[int, bytes, list[tuple[bytes, bytes]]]:
+        """Return status, body and the headers that go with it."""
+        if isinstance(answer, Exception):
+            return bodies.error_answer(self._statuses, answer)
         try:
-            if isinstance(answer, Exception):
-                raise answer
             content, json_bytes = codec.encode(answer, form)
-        except Exception as exc:  # adapter edge: an error of ours, or one in encoding
-            status, content, lines = bodies.error_answer(self._statuses, exc)
-            # Never compressed: tritonclient's asyncio flavour accepts gzip and reads errors as sent.
-            await bodies.send_answer(send, status, content, headers + lines)
-            return
+        except Exception as exc:  # adapter edge: what JSON cannot carry, or a bug
+            return bodies.error_answer(self._statuses, exc)
         if json_bytes is None:
-            headers.append((b"content-type", codec.JSON_TYPE.encode()))
-        else:
-            headers.append((b"content-type", codec.BINARY_TYPE.encode()))
-            headers.append((codec.HEADER_LENGTH.encode(), b"%d" % json_bytes))
-        encoding = bodies.accepted_encoding(scope)
-        await bodies.send_answer(send, 200, content, headers, encoding=encoding)
+            return 200, content, [(b"content-type", codec.JSON_TYPE.encode())]
+        length = (codec.HEADER_LENGTH.encode(), b"%d" % json_bytes)
+        return 200, content, [(b"content-type", codec.BINARY_TYPE.encode()), length]
 
 
 async def _cancel_on_disconnect(call: Call, receive: Receive) -> None:
@@ -126,7 +129,7 @@ def _deadline_ns(scope: Scope) -> int | None:
     text = bodies.header(scope, TIMEOUT_HEADER)
     if text is None:
         return None
-    if not text.isdecimal() or int(text) == 0 or len(text) > 12:
+    if not text.isdecimal() or len(text) > 12 or int(text) == 0:
         raise MalformedRequest(
             f"header {TIMEOUT_HEADER.decode()}: {text!r} is no positive number of milliseconds"
         )

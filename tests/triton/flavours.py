@@ -179,11 +179,13 @@ class Flavour:
             return self.run(self._stream_async(requests, options))  # type: ignore[no-any-return]
         answers: SimpleQueue[StreamAnswer] = SimpleQueue()
         self.client.start_stream(lambda result, error: answers.put((result, error)), **options)
-        # A stream that has ended already takes no request: its end is among the answers.
-        with contextlib.suppress(InferenceServerException):
-            for request in requests:
-                self.client.async_stream_infer(**request)
-        self.client.stop_stream()  # waits for the answers
+        try:
+            # A stream that has ended already takes no request: its end is among the answers.
+            with contextlib.suppress(InferenceServerException):
+                for request in requests:
+                    self.client.async_stream_infer(**request)
+        finally:
+            self.client.stop_stream()  # waits for the answers
         return [answers.get_nowait() for _ in range(answers.qsize())]
 
     async def _stream_async(

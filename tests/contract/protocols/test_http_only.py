@@ -24,6 +24,8 @@ from tests.support.http import (
 from tests.support.served import LIMIT_BYTES
 from tests.support.transports import Outcome
 
+MANY_DIGITS: Final = pytest.param("9" * 5_000, id="many digits")
+"""More than Python turns into a number without being told to."""
 MALFORMED: Final[Mapping[str, tuple[bytes, str]]] = {
     "nothing": (b"", "request body: Input data was truncated"),
     "no JSON": (b"{inputs}", "request body: JSON is malformed: "),
@@ -197,13 +199,11 @@ def test_a_body_that_decompresses_to_too_much_is_refused(client: httpx.Client) -
     assert answer.error == TOO_LARGE
 
 
-@pytest.mark.parametrize("value", ["0", "-1", "soon", "1.5", "1" * 13, ""])
+@pytest.mark.parametrize("value", ["0", "-1", "soon", "1.5", "1" * 13, MANY_DIGITS, ""])
 def test_a_bad_timeout_header_is_refused(client: httpx.Client, value: str) -> None:
     answer = post(client, body(tensor()), {"x-sluice-timeout-ms": value})
     assert answer.came_to(Outcome.INVALID)
-    assert answer.error == (
-        f"header x-sluice-timeout-ms: {value!r} is no positive number of milliseconds"
-    )
+    assert answer.error.startswith(f"header x-sluice-timeout-ms: '{value[:100]}")
 
 
 @pytest.mark.parametrize("method", ["GET", "HEAD", "PUT", "DELETE"])

@@ -1,0 +1,149 @@
+"""A pipeline over a real repository whose batches end when a test says so (repositories.Shelf)."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Final
+
+from engines.repository import Repository
+from engines.tensors import Tensor
+from gateway.directory import Directory
+from gateway.errors import StatusTable
+from gateway.lifecycle import Lifecycle
+from gateway.metrics import RequestMetrics
+from gateway.pipeline import Call, Pipeline
+from gateway.prediction_log.record import PredictionRecord
+from gateway.prediction_log.writer import LogStatistics
+from gateway.request import InferRequest, InferResponse, ServedBy
+from gateway.statistics import StatisticsBook
+from router.routes import KeySource, Route, Variant
+from router.slots import SLOTS
+from router.table import RouteTable
+from tests.support.batching import HANG_S, rows_of
+from tests.support.repositories import Shelf, open_repository
+
+KEY: Final = KeySource(kind="header", name="x-user-id")
+
+
+class KeptRecords:
+    """A record sink that keeps what it is offered."""
+
+    def __init__(self) -> None:
+        self.records: list[PredictionRecord] = []
+
+    def start(self) -> None:
+        """Do nothing: records are kept from the beginning."""
+
+    def offer(self, record: PredictionRecord) -> None:
+        """Keep a record."""
+        self.records.append(record)
+
+    def statistics(self) -> LogStatistics:
+        """Return how many records were offered."""
+        return LogStatistics(offered=len(self.records), buffered=len(self.records))
+
+    async def close(self, timeout_s: float) -> None:
+        """Do nothing."""
+
+
+class Answered:
+    """The reply of one call: keeps every answer, so that a second one shows."""
+
+    def __init__(self) -> None:
+        self.answers: list[InferResponse | Exception] = []
+        self.served_by: ServedBy | None = None
+        self._came = asyncio.Event()
+
+    def __call__(self, answer: InferResponse | Exception, served_by: ServedBy) -> None:
+        self.answers.append(answer)
+        self.served_by = served_by
+        self._came.set()
+
+    async def answer(self) -> InferResponse | Exception:
+        """Wait for the answer; there must be only one."""
+        await asyncio.wait_for(self._came.wait(), HANG_S)
+        (only,) = self.answers
+        return only
+
+    async def values(self) -> list[float]:
+        """Wait for an answer that is no error and return the elements of its first output."""
+        answer = await self.answer()
+        assert isinstance(answer, InferResponse), answer
+        return [float(v) for v in answer.outputs[0].array().reshape(-1)]
+
+
+class Desk:
+    """A pipeline under test and everything around it."""
+
+    def __init__(self, shelf: Shelf, repository: Repository, routes: list[Route]) -> None:
+        self.shelf = shelf
+        self.repository = repository
+        self.lifecycle = Lifecycle()
+        self.lifecycle.serve()
+        self.statistics = StatisticsBook()
+        self.metrics = RequestMetrics()
+        self.log = KeptRecords()
+        self.draws: list[float] = []
+        """What the directory draws, in turn; then 0."""
+        self.directory = Directory(
+            routes=RouteTable(routes), repository=repository, draw=self._draw
+        )
+        self.pipeline = Pipeline(
+            directory=self.directory,
+            lifecycle=self.lifecycle,
+            statistics=self.statistics,
+            metrics=self.metrics,
+            log=self.log,
+            statuses=StatusTable(),
+        )
+
+    def _draw(self) -> float:
+        return self.draws.pop(0) if self.draws else 0.0
+
+    def submit(
+        self,
+        request: InferRequest,
+        then: Callable[[InferResponse | Exception], None] | None = None,
+    ) -> tuple[Call, Answered]:
+        """Submit a request; `then` runs inside its reply, after it was kept."""
+        answered = Answered()
+
+        def reply(answer: InferResponse | Exception, served_by: ServedBy) -> None:
+            answered(answer, served_by)
+            if then is not None:
+                then(answer)
+
+        return self.pipeline.submit(request, reply), answered
+
+    async def block(self, name: str) -> tuple[Call, Answered]:
+        """Submit a request and return when it is inside the engine."""
+        submitted = self.submit(request_of(name, 0.0))
+        await self.shelf.gate.entered()
+        return submitted
+
+
+@asynccontextmanager
+async def open_desk(shelf: Shelf, *routes: Route) -> AsyncIterator[Desk]:
+    """Serve a shelf through a pipeline; drain at the end."""
+    async with open_repository(shelf) as repository:
+        yield Desk(shelf, repository, list(routes))
+
+
+def request_of(name: str, *values: float, version: str = "", **headers: str) -> InferRequest:
+    """Return a request of one FP32 row of one element per value; headers with underscores."""
+    inputs: tuple[Tensor, ...] = (rows_of(values),)
+    lines = {key.replace("_", "-"): value for key, value in headers.items()}
+    return InferRequest(
+        name=name, version=version, inputs=inputs, header=lines.get, protocol="http"
+    )
+
+
+def route_of(name: str, *arms: tuple[str, str, str, int], key: bool = True) -> Route:
+    """Return a route of (variant, model, version, percent)."""
+    variants = tuple(
+        Variant(name=arm, model=model, version=version, slots=percent * SLOTS // 100)
+        for arm, model, version, percent in arms
+    )
+    return Route(name=name, revision=3, salt=name, key=(KEY,) if key else (), variants=variants)
