@@ -61,4 +61,4 @@ $(TRITON)/installed: tests/triton/requirements.txt
 	@touch $@
 
 clean:
-	rm -rf .venv $(TRITON) .demo .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf .venv $(TRITON) .venv-perf .demo .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

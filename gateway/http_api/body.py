@@ -6,6 +6,7 @@ for what it decompresses to, so that a small body cannot become a large one.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import zlib
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping
@@ -24,6 +25,8 @@ Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
 COMPRESS_FROM_BYTES: Final = 1024
 """Smaller answers are not worth compressing."""
+THREAD_FROM_BYTES: Final = 256 << 10
+"""Larger bodies are compressed in a thread: 20 MB would hold the event loop for half a second."""
 _GZIP_WBITS: Final = 31
 _RAW_DEFLATE_WBITS: Final = -15
 
@@ -61,7 +64,11 @@ async def read_body(scope: Scope, receive: Receive, limit_bytes: int) -> bytes:
     if len(body) > limit_bytes:
         raise PayloadTooLarge(limit_bytes=limit_bytes)
     encoding = header(scope, b"content-encoding")
-    return decompress(body, encoding, limit_bytes) if encoding else body
+    if not encoding:
+        return body
+    if len(body) >= THREAD_FROM_BYTES // 8:  # what it inflates to is not known yet
+        return await asyncio.to_thread(decompress, body, encoding, limit_bytes)
+    return decompress(body, encoding, limit_bytes)
 
 
 async def _read_on(receive: Receive, first: bytes, limit_bytes: int) -> bytes:
@@ -142,7 +149,10 @@ async def send_answer(
     """Send a whole answer, compressed if the client takes it and it is worth it."""
     lines = list(headers)
     if encoding is not None and len(body) >= COMPRESS_FROM_BYTES:
-        body = compress(body, encoding)
+        if len(body) >= THREAD_FROM_BYTES:
+            body = await asyncio.to_thread(compress, body, encoding)
+        else:
+            body = compress(body, encoding)
         lines += [(b"content-encoding", encoding.encode()), (b"vary", b"accept-encoding")]
     lines.append((b"content-length", b"%d" % len(body)))
     await send({"type": "http.response.start", "status": status, "headers": lines})

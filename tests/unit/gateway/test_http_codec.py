@@ -162,7 +162,7 @@ def test_binary_outputs_follow_the_header_in_order() -> None:
 )
 def test_what_json_cannot_carry_is_refused_with_advice(datatype: str, data: bytes) -> None:
     tensor = Tensor("y", datatype, (1,), data)
-    with pytest.raises(Unrepresentable, match="output 'y'.* ask for it with binary_data"):
+    with pytest.raises(Unrepresentable, match=r"output 'y'.* ask for it with binary_data"):
         codec.encode(response(tensor), AnswerForm())
     content, json_bytes = codec.encode(response(tensor), AnswerForm(default_binary=True))
     assert content[json_bytes:] == data
