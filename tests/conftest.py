@@ -12,10 +12,15 @@ from pathlib import Path
 import grpc
 import httpx
 import pytest
+from hypothesis import HealthCheck, settings
 
 from tests.support.gateway import GatewayInProcess, LoopThread, in_process
 from tests.support.served import CONFIG, write_served
 from tests.support.transports import RAW, TRANSPORTS, TYPED, UNLIMITED, Transport
+
+# The machine may be busy with something else: a slow example is no failure.
+settings.register_profile("sluice", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("sluice")
 
 
 @pytest.fixture(scope="session")

@@ -20,8 +20,12 @@ def tail(arguments: argparse.Namespace) -> int:
     except ConfigError as exc:
         print(f"sluice: {arguments.config}: {exc} (or give --redis URL)", file=sys.stderr)
         return 2
+    try:
+        client = reader.connect(url)
+    except ValueError as exc:
+        print(f"sluice: --redis: {exc}", file=sys.stderr)
+        return 2
     render = reader.render_json if arguments.json else reader.render_line
-    client = redis.Redis.from_url(url)
     try:
         for prediction in reader.tail(
             client,
@@ -32,7 +36,8 @@ def tail(arguments: argparse.Namespace) -> int:
         ):
             print(render(prediction), flush=True)
     except redis.RedisError as exc:
-        print(f"sluice: {url}: {exc}", file=sys.stderr)
+        # The error names host and port; the URL may hold a password.
+        print(f"sluice: cannot read the prediction log: {exc}", file=sys.stderr)
         return 1
     finally:
         client.close()

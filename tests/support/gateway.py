@@ -152,9 +152,9 @@ class GatewayProcess:
         self._addresses = Addresses.of_ports(serving[0])
         return self
 
-    def terminate(self) -> None:
-        """Send SIGTERM and return at once."""
-        self._process.send_signal(signal.SIGTERM)
+    def signal(self, number: int) -> None:
+        """Send a signal and return at once."""
+        self._process.send_signal(number)
 
     def wait(self, limit_s: float = STOP_LIMIT_S) -> int:
         """Return the exit code once it has ended; AssertionError with its log if it does not."""
@@ -166,7 +166,7 @@ class GatewayProcess:
 
     def stop(self) -> int:
         """Send SIGTERM and return the exit code."""
-        self.terminate()
+        self.signal(signal.SIGTERM)
         return self.wait()
 
     def kill(self) -> None:
