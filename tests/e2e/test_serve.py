@@ -11,7 +11,7 @@ import pytest
 
 from tests.support.gateway import Addresses, GatewayProcess, free_port, toml, wait_until
 from tests.support.models import write_fake, write_mlp
-from tests.support.transports import TRANSPORTS, Ask, Given, Outcome, Transport
+from tests.support.transports import Ask, Given, Outcome, connected
 
 ROUTE: Final[dict[str, Any]] = {  # Any: what a TOML file holds
     "routes": {"split": {"variants": {"only": {"model": "mlp", "version": "1", "weight": 100}}}}
@@ -27,11 +27,6 @@ def folder(tmp_path: Path) -> Path:
     corrupt.parent.mkdir()
     corrupt.write_bytes(b"no ONNX file")
     return tmp_path
-
-
-def transports(at: Addresses) -> list[Transport]:
-    """Connect every transport."""
-    return [connect(at) for connect in TRANSPORTS.values()]
 
 
 def test_a_bad_configuration_ends_the_process_with_its_path_and_exit_code_two(
@@ -52,14 +47,14 @@ def test_the_environment_overrides_the_file(folder: Path) -> None:
 
 def test_a_corrupt_version_is_reported_and_all_others_serve(folder: Path) -> None:
     with GatewayProcess(ROUTE, folder) as gateway:
-        for transport in transports(gateway.at):
-            for model in ("mlp", "split"):
-                answer = transport.infer(Ask(model=model, inputs=(ROW,)))
-                assert answer.came_to(Outcome.OK), answer.error
-                assert answer.version == "1"
-            refused = transport.infer(Ask(model="mlp", version="2", inputs=(ROW,)))
-            assert refused.came_to(Outcome.UNAVAILABLE)
-            transport.close()
+        with connected(gateway.at) as transports:
+            for transport in transports:
+                for model in ("mlp", "split"):
+                    answer = transport.infer(Ask(model=model, inputs=(ROW,)))
+                    assert answer.came_to(Outcome.OK), answer.error
+                    assert answer.version == "1"
+                refused = transport.infer(Ask(model="mlp", version="2", inputs=(ROW,)))
+                assert refused.came_to(Outcome.UNAVAILABLE)
         (entry,) = gateway.events("version unavailable")
         assert (entry["model"], entry["version"]) == ("mlp", "2")
         assert entry["reason"].startswith("model.onnx does not load: ")
@@ -76,33 +71,33 @@ def test_a_route_to_a_corrupt_version_is_an_error_in_the_log_and_answers_why(
     with GatewayProcess({"routes": {"split": {"variants": variants}}}, folder) as gateway:
         (entry,) = gateway.events("a route names a version that is unavailable")
         assert (entry["level"], entry["version"]) == ("error", "2")
-        for transport in transports(gateway.at):
-            answer = transport.infer(Ask(model="split", inputs=(ROW,)))
-            assert answer.came_to(Outcome.UNAVAILABLE)
-            assert "model.onnx does not load" in answer.error
-            transport.close()
+        with connected(gateway.at) as transports:
+            for transport in transports:
+                answer = transport.infer(Ask(model="split", inputs=(ROW,)))
+                assert answer.came_to(Outcome.UNAVAILABLE)
+                assert "model.onnx does not load" in answer.error
 
 
 def test_client_mistakes_leave_no_trace_in_the_log_and_engine_failures_do(folder: Path) -> None:
     write_fake(folder / "models" / "failing" / "1" / "model.json", fail_on=13)
     with GatewayProcess(ROUTE, folder) as gateway:
         before = gateway.log
-        for transport in transports(gateway.at):
-            wrong = Given(name="y", datatype="FP32", shape=(1, 4), elements=[0.0] * 4)
-            for ask in (
-                Ask(model="nobody", inputs=(ROW,)),
-                Ask(model="mlp", inputs=(wrong,)),
-                Ask(model="mlp", inputs=()),
-                Ask(model="mlp", inputs=(ROW,), outputs=("z",)),
-            ):
-                assert not transport.infer(ask).came_to(Outcome.OK)
-            transport.close()
-        httpx.post(f"http://{gateway.at.http}/v2/models/mlp/infer", content=b"{")
-        assert gateway.log == before
-        failing = Given(name="x", datatype="FP32", shape=(1, 4), elements=[13.0] * 4)
-        transport = TRANSPORTS["grpc-raw"](gateway.at)
-        assert transport.infer(Ask(model="failing", inputs=(failing,))).came_to(Outcome.INTERNAL)
-        transport.close()
+        wrong = Given(name="y", datatype="FP32", shape=(1, 4), elements=[0.0] * 4)
+        mistakes = (
+            Ask(model="nobody", inputs=(ROW,)),
+            Ask(model="mlp", inputs=(wrong,)),
+            Ask(model="mlp", inputs=()),
+            Ask(model="mlp", inputs=(ROW,), outputs=("z",)),
+        )
+        with connected(gateway.at) as transports:
+            for transport in transports:
+                for ask in mistakes:
+                    assert not transport.infer(ask).came_to(Outcome.OK)
+            httpx.post(f"http://{gateway.at.http}/v2/models/mlp/infer", content=b"{")
+            assert gateway.log == before
+            failing = Given(name="x", datatype="FP32", shape=(1, 4), elements=[13.0] * 4)
+            answer = transports[0].infer(Ask(model="failing", inputs=(failing,)))
+            assert answer.came_to(Outcome.INTERNAL)
         (entry,) = gateway.events("engine failed")
         assert entry["trace"].startswith("Traceback ")
         assert "scripted failure" in entry["trace"]
@@ -147,11 +142,11 @@ def test_while_models_load_the_process_is_live_and_not_ready(folder: Path) -> No
             assert client.get("/v2/health/live").status_code == 200
             assert client.get("/v2/health/ready").status_code == 503
             assert "sluice_ready 0.0" in httpx.get(f"http://{at.metrics}/metrics").text
-            for transport in transports(at):
-                answer = transport.infer(Ask(model="mlp", inputs=(ROW,)))
-                assert answer.came_to(Outcome.UNAVAILABLE)
-                assert answer.error == "the server is starting: its models are being loaded"
-                transport.close()
+            with connected(at) as transports:
+                for transport in transports:
+                    answer = transport.infer(Ask(model="mlp", inputs=(ROW,)))
+                    assert answer.came_to(Outcome.UNAVAILABLE)
+                    assert answer.error == "the server is starting: its models are being loaded"
             gateway.wait_ready()
             assert client.get("/v2/health/ready").status_code == 200
     finally:

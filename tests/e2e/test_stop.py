@@ -20,7 +20,7 @@ from tests.support.gateway import GatewayProcess, metric, wait_until
 from tests.support.load import Load
 from tests.support.models import write_fake
 from tests.support.redis import running_redis
-from tests.support.transports import RAW, TRANSPORTS, UNLIMITED, Ask, Given, Outcome
+from tests.support.transports import RAW, UNLIMITED, Ask, Given, Outcome, connected
 
 pytestmark = pytest.mark.redis
 
@@ -63,9 +63,8 @@ def test_a_drain_is_live_not_ready_answers_what_it_accepted_and_flushes_the_log(
     gateway: GatewayProcess, redis_server: RedisServer
 ) -> None:
     at = gateway.at
-    connections = [TRANSPORTS[name](at) for name in RAW]
     ask = Ask(model="slow", inputs=(ROW,))
-    with ThreadPoolExecutor(8) as threads:
+    with ThreadPoolExecutor(8) as threads, connected(at, RAW) as connections:
         accepted = [threads.submit(connections[n % 2].infer, ask) for n in range(8)]
         wait_until(lambda: _value(gateway, "sluice_busy_instances") == 1, "one executes")
         with (
@@ -139,8 +138,8 @@ def test_a_request_beyond_the_drain_timeout_does_not_keep_the_process(
     with (
         GatewayProcess(config, tmp_path) as gateway,
         ThreadPoolExecutor(2) as threads,
+        connected(gateway.at, RAW) as transports,
     ):
-        transports = [TRANSPORTS[name](gateway.at) for name in RAW]
         futures = [
             threads.submit(transport.infer, Ask(model="slow", inputs=(long,)))
             for transport in transports

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import json
 import struct
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import Enum
 from itertools import pairwise
@@ -374,3 +375,14 @@ RAW: Final = ("http-binary", "grpc-raw")
 """The transports whose inputs travel as bytes."""
 TYPED: Final = ("http-json", "grpc-typed")
 """The transports whose inputs travel as elements."""
+
+
+@contextmanager
+def connected(at: Listeners, names: Iterable[str] = TRANSPORTS) -> Iterator[list[Transport]]:
+    """Connect some transports for the length of a block."""
+    transports = [TRANSPORTS[name](at) for name in names]
+    try:
+        yield transports
+    finally:
+        for transport in transports:
+            transport.close()
