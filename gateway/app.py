@@ -4,9 +4,11 @@ Start: bind every port, so that a taken one is an error at once; serve health an
 models load; become ready. Stop, in this written order:
   1. refuse: not ready, still live; new requests get UNAVAILABLE/503;
   2. wait, at most drain_timeout_s, until every accepted request is answered; the listeners stay
-     open meanwhile, so that probes go on seeing a live process; then close them and the engines;
-  3. flush the prediction log, at most FLUSH_S; what is left is counted as dropped;
-  4. close the listeners that people watch (metrics, admin), last.
+     open meanwhile, so that probes go on seeing a live process; past the limit, answer what is
+     left with UNAVAILABLE/503;
+  3. close the predict listeners and the engines, each within CLOSE_S or what is left of the limit;
+  4. flush the prediction log, at most FLUSH_S; what is left is counted as dropped;
+  5. close the listeners that people watch (metrics, admin), last.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ import os
 import random
 import signal
 import socket
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,6 +52,8 @@ from router.table import RouteTable
 
 logger = logging.getLogger(__name__)
 
+CLOSE_S: Final = 2.0
+"""Least time for answers to be sent and for engines to end; an engine that hangs is left behind."""
 FLUSH_S: Final = 5.0
 """Longest flush of the prediction log at stop."""
 
@@ -145,7 +150,7 @@ class App:
         return PredictionLog(settings, url=redis.url, replica=replica)
 
     def _make_listeners(self) -> None:
-        server, drain_s = self.config.server, self.config.server.drain_timeout_s
+        server = self.config.server
         allowed = self.config.models.control == "explicit"
         control = RepositoryControl(self.catalog, is_allowed=allowed)
         infer = InferEndpoint(
@@ -179,7 +184,6 @@ class App:
                 name,
                 app,
                 *configuration.address(getattr(server, name), path=f"$.server.{name}"),
-                drain_s=drain_s,
             )
             for name, app in apps.items()
         }
@@ -226,18 +230,29 @@ class App:
         """Refuse, wait, flush, close: the order in the module's documentation."""
         self.lifecycle.drain()
         logger.info("draining")
-        drain_s = self.config.server.drain_timeout_s
+        limit_s = time.monotonic() + self.config.server.drain_timeout_s
         await self._grpc.set_ready(is_ready=False)
         try:
-            async with asyncio.timeout(drain_s):
+            async with asyncio.timeout(_until(limit_s)):
                 await self.pipeline.idle()
-                await asyncio.gather(self._grpc.stop(drain_s), self._http["http"].stop())
+        except TimeoutError:
+            requests = self.pipeline.in_flight
+            logger.error("drain timeout passed", extra={"requests": requests})
+            self.pipeline.abandon()
+        closing_s = max(CLOSE_S, _until(limit_s))
+        await asyncio.gather(self._grpc.stop(closing_s), self._http["http"].stop(closing_s))
+        try:
+            async with asyncio.timeout(max(CLOSE_S, _until(limit_s))):
                 await self.repository.close()
         except TimeoutError:
-            logger.error("drain timeout passed with requests still running")
+            logger.error("an engine has not ended")
         await self.log.close(FLUSH_S)
-        await asyncio.gather(self._http["metrics"].stop(), self._http["admin"].stop())
+        await asyncio.gather(*(self._http[name].stop(CLOSE_S) for name in ("metrics", "admin")))
         logger.info("stopped")
+
+
+def _until(instant_s: float) -> float:
+    return max(0.0, instant_s - time.monotonic())
 
 
 def spare_the_collector() -> None:

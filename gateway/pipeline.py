@@ -91,19 +91,25 @@ class Pipeline:
         self._metrics = metrics
         self._log = log
         self._statuses = statuses
-        self._in_flight = 0
+        self._calls: set[Call] = set()
         self._idle = asyncio.Event()
+        self._is_abandoning = False
+
+    @property
+    def in_flight(self) -> int:
+        """How many requests are not yet answered."""
+        return len(self._calls)
 
     async def idle(self) -> None:
         """Return when no request is under way; meant for a drain, when none is accepted."""
-        while self._in_flight:
+        while self._calls:
             self._idle.clear()
             await self._idle.wait()
 
     def submit(self, request: InferRequest, reply: Reply) -> Call:
         """Start a request; `reply` gets its answer or its error, once."""
         call = Call(self, request, reply)
-        self._in_flight += 1
+        self._calls.add(call)
         try:
             self._admit(call)
         except Exception as exc:  # adapter edge: whatever it is, the caller gets an answer
@@ -112,6 +118,12 @@ class Pipeline:
                 exc.__traceback__ = exc.__context__ = None
             self.finish(call, exc)
         return call
+
+    def abandon(self) -> None:
+        """Answer every request under way with Draining, now; meant for the end of a drain."""
+        self._is_abandoning = True
+        for call in list(self._calls):
+            call.cancel()
 
     def refuse(self, exc: Exception, protocol: str) -> None:
         """Count a request that an adapter answered with an error without submitting it."""
@@ -141,9 +153,11 @@ class Pipeline:
 
     def finish(self, call: Call, outcome: object) -> None:
         """Answer, count and log a request; called once per call."""
-        self._in_flight -= 1
-        if not self._in_flight:
+        self._calls.discard(call)
+        if not self._calls:
             self._idle.set()
+        if self._is_abandoning and isinstance(outcome, Cancelled):
+            outcome = Draining()
         total_ns = time.monotonic_ns() - call.started_ns
         served_by = _served_by(call)
         answer: InferResponse | Exception

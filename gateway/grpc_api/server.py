@@ -31,6 +31,9 @@ logger = logging.getLogger(__name__)
 STREAM_IN_FLIGHT: Final = 1024
 """Requests of one stream under way; beyond it the stream is not read."""
 
+SETTLE_S: Final = 0.05
+"""Calls that grpcio has taken before a stop reach their handlers within this time."""
+
 # Any: grpcio types its contexts by message; ours are bytes.
 _Context = Any
 _CODES: Final = {status.value[0]: status for status in grpc.StatusCode}
@@ -101,18 +104,22 @@ class GrpcServer:
             await self._health.set(name, value)
 
     async def stop(self, limit_s: float) -> None:
-        """Send what is being sent within the limit, end the streams, close.
+        """Take no more calls, send what is being sent within the limit, end the streams, close.
 
-        Health watches never end by themselves: nobody waits for them.
+        Health watches never end by themselves, so grpcio's own grace period would always last to
+        its end: it is cut short when the infer calls are done.
         """
         for stream in self._streams:
             stream.cut()
+        stopping = asyncio.create_task(self._server.stop(limit_s))
+        await asyncio.sleep(SETTLE_S)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(limit_s):
                 while self._running:
                     self._is_idle.clear()
                     await self._is_idle.wait()
         await self._server.stop(None)
+        await stopping
 
     def _enter(self, context: _Context) -> None:
         """Count an infer call until its answer has been sent."""

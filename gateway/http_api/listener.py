@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 from collections.abc import Iterator
 from typing import Final
 
@@ -28,7 +29,7 @@ class _Server(uvicorn.Server):
 class HttpListener:
     """One application on one socket."""
 
-    def __init__(self, name: str, app: ASGIApp, host: str, port: int, *, drain_s: int) -> None:
+    def __init__(self, name: str, app: ASGIApp, host: str, port: int) -> None:
         self._socket = bind(name, host, port)
         self.port: int = self._socket.getsockname()[1]
         config = uvicorn.Config(
@@ -43,7 +44,6 @@ class HttpListener:
             proxy_headers=False,
             backlog=BACKLOG,
             timeout_keep_alive=KEEP_ALIVE_S,
-            timeout_graceful_shutdown=drain_s,
         )
         self._server = _Server(config)
         self._task: asyncio.Task[None] | None = None
@@ -56,8 +56,9 @@ class HttpListener:
                 await self._task
             await asyncio.sleep(0.005)  # uvicorn offers no event for this moment
 
-    async def stop(self) -> None:
-        """Accept no more, let running requests finish within the drain time, close."""
+    async def stop(self, limit_s: float) -> None:
+        """Accept no more, let running requests finish within the limit, close."""
+        self._server.config.timeout_graceful_shutdown = math.ceil(limit_s)
         self._server.should_exit = True
         if self._task is not None:
             await self._task

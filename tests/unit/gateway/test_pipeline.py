@@ -205,6 +205,25 @@ def test_a_request_that_was_accepted_is_answered_though_a_drain_begins(shelf: Sh
     asyncio.run(scenario())
 
 
+def test_what_is_abandoned_is_answered_as_refused_and_recorded(shelf: Shelf) -> None:
+    async def scenario() -> None:
+        shelf.add_fake("held", "1", latency_ms=1)
+        async with open_desk(shelf) as desk:
+            _, executing = await desk.block("held")
+            _, queued = desk.submit(request_of("held", 2.0))
+            desk.lifecycle.drain()
+            assert desk.pipeline.in_flight == 2
+            desk.pipeline.abandon()
+            for answered in (executing, queued):
+                assert isinstance(await answered.answer(), Draining)
+            assert desk.pipeline.in_flight == 0
+            await asyncio.wait_for(desk.pipeline.idle(), 5)
+            assert [record.status for record in desk.log.records] == [503, 503]
+            shelf.gate.open()
+
+    asyncio.run(scenario())
+
+
 def test_a_pipeline_without_requests_is_idle_at_once(shelf: Shelf) -> None:
     async def scenario() -> None:
         async with open_desk(shelf) as desk:
