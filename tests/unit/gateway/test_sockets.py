@@ -31,7 +31,7 @@ def test_a_port_is_free_again_when_its_socket_is_closed() -> None:
 
 
 def test_a_host_that_is_not_ours_is_refused() -> None:
-    with pytest.raises(AddressInUse, match="cannot listen on 203.0.113.1:0 for http"):
+    with pytest.raises(AddressInUse, match=r"cannot listen on 203\.0\.113\.1:0 for http"):
         bind("http", "203.0.113.1", 0)
 
 
