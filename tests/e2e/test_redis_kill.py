@@ -1,4 +1,4 @@
-"""`kill -9` of Redis in the middle of a load: no prediction fails, and no record is lost uncounted."""
+"""`kill -9` of Redis under load: no prediction fails, and no record is lost uncounted."""
 
 from __future__ import annotations
 

@@ -227,6 +227,7 @@ class GatewayInProcess:
 
     def __init__(self, loop: LoopThread, config: Document, root: Path) -> None:
         self.loop = loop
+        self._is_stopped = False
         checked = configuration.parse(with_free_ports(config))
         self.app = loop.run(self._start(App, checked, root))
         ports = {name: getattr(self.app.ports, name) for name in _LISTENERS}
@@ -248,8 +249,10 @@ class GatewayInProcess:
         return self.loop.call(look)
 
     def stop(self) -> None:
-        """Drain and close."""
-        self.loop.run(self.app.stop())
+        """Drain and close. Idempotent."""
+        if not self._is_stopped:
+            self._is_stopped = True
+            self.loop.run(self.app.stop())
 
 
 @contextmanager

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import queue
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import Any, Final
 
 import grpc
 import pytest
 
+from gateway.directory import Directory, Target
+from gateway.errors import INTERNAL_SENTENCE
 from gateway.pb import inference_pb2 as pb
-from tests.support.gateway import GatewayInProcess, wait_until
+from tests.support.gateway import GatewayInProcess, LoopThread, in_process, wait_until
+from tests.support.models import write_fake
 from tests.support.served import FAIL_ON
-from tests.support.transports import METHOD, Ask, Given, infer_message
+from tests.support.transports import METHOD, UNLIMITED, Ask, Given, infer_message
 
 ROW: Final = Given(name="x", datatype="FP32", shape=(1, 4), elements=[1.0] * 4)
 
@@ -100,6 +104,39 @@ def test_an_engine_failure_in_a_stream_is_a_message_too(channel: grpc.Channel) -
     bad = message("failing", FAIL_ON)
     (answer,) = stream(channel, [bad])
     assert answer.error_message == "model 'failing' version 1 failed to execute the request"
+
+
+def test_a_bug_of_ours_in_a_stream_answers_fixed_words_and_logs_one_trace(
+    channel: grpc.Channel, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object) -> Target:
+        raise ZeroDivisionError("a secret of ours")
+
+    monkeypatch.setattr(Directory, "choose", broken)
+    (answer,) = stream(channel, [message()])
+    assert answer.error_message == INTERNAL_SENTENCE
+    (record,) = caplog.records
+    assert record.exc_info is not None
+
+
+def test_a_stop_ends_open_streams_after_their_answers(
+    loop_thread: LoopThread, tmp_path: Path
+) -> None:
+    write_fake(tmp_path / "echo" / "1" / "model.json", latency_ms=200)
+    (tmp_path / "echo" / "config.pbtxt").write_text("max_batch_size: 1 dynamic_batching {}")
+    outbox = Outbox()
+    with in_process(loop_thread, {}, tmp_path) as running:
+        with grpc.insecure_channel(running.at.grpc, options=UNLIMITED) as channel:
+            call = stream(channel, outbox)
+            outbox.send(message("echo", request_id="last"))
+            wait_until(lambda: running.busy("echo") == (0, 1), "it executes")
+            running.stop()
+            assert next(call).infer_response.id == "last"
+            with pytest.raises(grpc.RpcError) as caught:
+                next(call)
+            assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+            assert caught.value.details() == "the server is shutting down"
+        outbox.end()
 
 
 def test_an_answer_comes_while_the_stream_is_open(channel: grpc.Channel) -> None:

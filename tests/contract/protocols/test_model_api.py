@@ -281,6 +281,15 @@ def test_all_statistics_have_a_row_per_version_and_one_per_route(
     assert [(r.name, r.version) for r in answer.model_stats] == rows
 
 
+def test_statistics_of_a_model_without_a_route_have_a_row_per_ready_version(
+    client: httpx.Client, channel: grpc.Channel
+) -> None:
+    rows = get(client, "/v2/models/mlp/stats")["model_stats"]
+    assert [(row["name"], row["version"]) for row in rows] == [("mlp", "1"), ("mlp", "2")]
+    answer = call(channel, "ModelStatistics", name="mlp")
+    assert [row.version for row in answer.model_stats] == ["1", "2"]
+
+
 def test_the_index_lists_every_version_with_its_state_and_reason(
     client: httpx.Client, channel: grpc.Channel
 ) -> None:

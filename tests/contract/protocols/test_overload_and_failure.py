@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 
+from gateway.directory import Directory, Target
+from gateway.errors import INTERNAL_SENTENCE
 from tests.support.gateway import GatewayInProcess, wait_until
 from tests.support.served import BAD_ON, BATCH_ROWS, FAIL_ON, LOOKUP
 from tests.support.transports import Answer, Ask, Given, Outcome, Transport
@@ -108,6 +110,24 @@ def test_an_engine_that_fails_answers_a_fixed_sentence_and_logs_the_trace(
     assert record.exc_info is not None
     assert str(record.exc_info[1]) == "scripted failure"
     assert transport.infer(rows("failing", *[1.0] * BATCH_ROWS)).came_to(Outcome.OK)
+
+
+def test_a_bug_of_ours_answers_fixed_words_and_logs_one_trace(
+    transport: Transport, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object) -> Target:
+        raise ZeroDivisionError("a secret of ours")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Directory, "choose", broken)
+        answer = transport.infer(rows("echo_fp32", 1.0))
+    assert answer.came_to(Outcome.INTERNAL)
+    assert answer.error == INTERNAL_SENTENCE
+    assert answer.headers["x-request-id"]
+    (record,) = caplog.records
+    assert record.exc_info is not None
+    assert isinstance(record.exc_info[1], ZeroDivisionError)
+    assert transport.infer(rows("echo_fp32", 1.0)).came_to(Outcome.OK)
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import asyncio
 import gzip
 import json
 import logging
+import random
 import zlib
 from collections.abc import Callable
 from typing import Any, Final
@@ -116,6 +117,14 @@ def test_every_encoding_is_read(encoding: str, data: bytes) -> None:
     assert read(Script(*chunks(content)), content_encoding=encoding) == data
 
 
+def test_a_large_body_is_decompressed_too() -> None:
+    """By another way: in a thread, so that the event loop is not held."""
+    data = random.Random(7).randbytes(2 * bodies.THREAD_FROM_BYTES)
+    script = Script(*chunks(gzip.compress(data)))
+    headers = scope(content_encoding="gzip")
+    assert asyncio.run(bodies.read_body(headers, script, 2 * len(data))) == data
+
+
 @pytest.mark.parametrize("encoding", ["gzip", "deflate"])
 def test_a_bomb_is_refused_when_it_passes_the_limit(encoding: str) -> None:
     bomb = ENCODERS[encoding](b"\0" * (LIMIT + 1))
@@ -193,10 +202,11 @@ def sent(content: bytes, encoding: str | None) -> tuple[dict[bytes, bytes], byte
 @pytest.mark.parametrize(
     ("encoding", "decode"), [("gzip", gzip.decompress), ("deflate", zlib.decompress)]
 )
+@pytest.mark.parametrize("size_bytes", [3_000, 2 * bodies.THREAD_FROM_BYTES])
 def test_a_large_answer_is_compressed_and_says_so(
-    encoding: str, decode: Callable[[bytes], bytes]
+    encoding: str, decode: Callable[[bytes], bytes], size_bytes: int
 ) -> None:
-    content = b"abc" * 1_000
+    content = b"abcd" * (size_bytes // 4)
     headers, body = sent(content, encoding)
     assert headers[b"content-encoding"] == encoding.encode()
     assert headers[b"vary"] == b"accept-encoding"
