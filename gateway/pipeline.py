@@ -160,17 +160,7 @@ class Pipeline:
             outcome = Draining()
         total_ns = time.monotonic_ns() - call.started_ns
         served_by = _served_by(call)
-        answer: InferResponse | Exception
-        if isinstance(outcome, Executed) and call.target is not None:
-            outputs = _select(outcome.outputs, call.request.outputs)
-            answer = InferResponse(
-                model=call.target.served.model,
-                version=call.target.served.version,
-                id=call.request.id,
-                outputs=outputs,
-            )
-        else:
-            answer = outcome if isinstance(outcome, Exception) else RuntimeError(repr(outcome))
+        answer = _answer(call, outcome)
         executed = outcome if isinstance(outcome, Executed) else None
         self._count(call, answer, executed, total_ns)
         if not isinstance(answer, Cancelled):
@@ -188,7 +178,8 @@ class Pipeline:
         total_ns: int,
     ) -> None:
         target, now_ms = call.target, call.ts_us // 1_000
-        code = 0 if executed else int(self._statuses.of(_as_error(answer)).grpc)
+        error = answer if isinstance(answer, Exception) else None
+        code = int(self._statuses.of(error).grpc) if error else 0
         self._metrics.observe(target, call.request.protocol, code, total_ns, executed)
         if target is None:
             return
@@ -197,7 +188,7 @@ class Pipeline:
         if target.route and target.reason != "version":
             rows.append(self._statistics.row(target.route, ""))
         for row in rows:
-            if executed is None or call.queued is None:
+            if executed is None or call.queued is None or error is not None:
                 row.add_failure(total_ns=total_ns, now_ms=now_ms)
                 continue
             row.add_success(
@@ -219,7 +210,7 @@ class Pipeline:
         request, target = call.request, call.target
         if target is None and not self._directory.knows(request.name):
             return
-        status = 200 if executed else self._statuses.of(_as_error(answer)).http
+        error = answer if isinstance(answer, Exception) else None
         metadata = call.batcher.metadata if call.batcher else None
         record = PredictionRecord(
             rid=call.rid,
@@ -234,8 +225,8 @@ class Pipeline:
             served=target.variant if target and executed else "",
             propensity=target.propensity if target else 1.0,
             reason=target.reason if target else "",
-            status=status,
-            error="" if executed else type(answer).__name__,
+            status=self._statuses.of(error).http if error else 200,
+            error=type(error).__name__ if error else "",
             queue_us=executed.queue_ns // _US if executed else 0,
             batch_us=(executed.input_ns + executed.output_ns) // _US if executed else 0,
             infer_us=executed.infer_ns // _US if executed else 0,
@@ -248,8 +239,22 @@ class Pipeline:
         self._log.offer(record)
 
 
-def _as_error(answer: InferResponse | Exception) -> Exception:
-    return answer if isinstance(answer, Exception) else RuntimeError("answered without execution")
+def _answer(call: Call, outcome: object) -> InferResponse | Exception:
+    """Return what the caller gets: the response, already written in its form, or an error."""
+    if not isinstance(outcome, Executed) or call.target is None:
+        return outcome if isinstance(outcome, Exception) else RuntimeError(repr(outcome))
+    response = InferResponse(
+        model=call.target.served.model,
+        version=call.target.served.version,
+        id=call.request.id,
+        outputs=_select(outcome.outputs, call.request.outputs),
+    )
+    if call.request.write is not None:
+        try:
+            call.request.write(response)
+        except Exception as exc:  # adapter edge: what the form cannot carry, or a bug
+            return exc
+    return response
 
 
 def _served_by(call: Call) -> ServedBy:

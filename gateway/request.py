@@ -41,6 +41,9 @@ class InferRequest:
     """Absolute, monotonic: from the gRPC deadline or the HTTP header."""
     protocol: str = ""
     """http or grpc, for metrics."""
+    write: Callable[[InferResponse], None] | None = None
+    """Puts the answer into the caller's form before it is counted: if it raises, that error is the
+    answer, and is counted and logged as such."""
 
 
 @dataclass(slots=True, kw_only=True)

@@ -23,6 +23,8 @@ TIMEOUT_HEADER = b"x-sluice-timeout-ms"
 """Whole milliseconds that the caller is willing to wait."""
 
 _Answer = tuple[InferResponse | Exception, ServedBy]
+_Written = tuple[int, bytes, list[tuple[bytes, bytes]]]
+"""Status, body, headers."""
 
 
 class InferEndpoint:
@@ -46,9 +48,14 @@ class InferEndpoint:
             self._pipeline.refuse(exc, "http")
             await bodies.send_answer(send, *bodies.error_answer(self._statuses, exc))
             return
+        written: list[_Written] = []
+        request.write = lambda response: written.append(_write(response, form))
         answer, served_by = await self._infer(request, receive)
-        if not isinstance(answer, Cancelled):
-            await self._send(scope, send, answer, form, served_by)
+        if isinstance(answer, Cancelled):
+            return
+        if isinstance(answer, Exception):
+            written = [bodies.error_answer(self._statuses, answer)]
+        await _send(scope, send, written[0], served_by)
 
     async def _decode(
         self, scope: Scope, receive: Receive
@@ -88,34 +95,22 @@ class InferEndpoint:
         finally:
             watcher.cancel()
 
-    async def _send(
-        self,
-        scope: Scope,
-        send: Send,
-        answer: InferResponse | Exception,
-        form: codec.AnswerForm,
-        served_by: ServedBy,
-    ) -> None:
-        status, content, lines = self._written(answer, form)
-        lines += [(key.encode(), value.encode()) for key, value in served_by.headers()]
-        # Errors never: tritonclient's asyncio flavour takes gzip, but reads errors as they come.
-        encoding = bodies.accepted_encoding(scope) if status == 200 else None
-        await bodies.send_answer(send, status, content, lines, encoding=encoding)
 
-    def _written(
-        self, answer: InferResponse | Exception, form: codec.AnswerForm
-    ) -> tuple[int, bytes, list[tuple[bytes, bytes]]]:
-        """Return status, body and the headers that go with it."""
-        if isinstance(answer, Exception):
-            return bodies.error_answer(self._statuses, answer)
-        try:
-            content, json_bytes = codec.encode(answer, form)
-        except Exception as exc:  # adapter edge: what JSON cannot carry, or a bug
-            return bodies.error_answer(self._statuses, exc)
-        if json_bytes is None:
-            return 200, content, [(b"content-type", codec.JSON_TYPE.encode())]
-        length = (codec.HEADER_LENGTH.encode(), b"%d" % json_bytes)
-        return 200, content, [(b"content-type", codec.BINARY_TYPE.encode()), length]
+def _write(response: InferResponse, form: codec.AnswerForm) -> _Written:
+    """Return status, body and the headers that go with it; raises Unrepresentable."""
+    content, json_bytes = codec.encode(response, form)
+    if json_bytes is None:
+        return 200, content, [(b"content-type", codec.JSON_TYPE.encode())]
+    length = (codec.HEADER_LENGTH.encode(), b"%d" % json_bytes)
+    return 200, content, [(b"content-type", codec.BINARY_TYPE.encode()), length]
+
+
+async def _send(scope: Scope, send: Send, written: _Written, served_by: ServedBy) -> None:
+    status, content, lines = written
+    lines += [(key.encode(), value.encode()) for key, value in served_by.headers()]
+    # Errors never: tritonclient's asyncio flavour takes gzip, but reads errors as they come.
+    encoding = bodies.accepted_encoding(scope) if status == 200 else None
+    await bodies.send_answer(send, status, content, lines, encoding=encoding)
 
 
 async def _cancel_on_disconnect(call: Call, receive: Receive) -> None:

@@ -12,7 +12,7 @@ import pytest
 from engines.base import BatchPolicy
 from engines.errors import DeadlineExpired, InstanceFailed, InvalidInput, QueueFull
 from engines.tensors import from_array
-from gateway.errors import Draining, Starting, UnknownName
+from gateway.errors import Code, Draining, Starting, UnknownName, Unrepresentable
 from gateway.lifecycle import Lifecycle
 from gateway.pipeline import deadline_ns, priority
 from gateway.prediction_log.record import PredictionRecord
@@ -76,6 +76,29 @@ def test_a_record_holds_the_request_its_answer_and_who_served(shelf: Shelf) -> N
             assert record.total_us >= record.queue_us + record.infer_us
             assert answered.served_by is not None
             assert answered.served_by.request_id.replace("-", "") == record.rid.hex()
+
+    asyncio.run(scenario())
+
+
+def test_an_answer_that_cannot_be_written_is_counted_and_logged_as_the_error_the_caller_gets(
+    shelf: Shelf,
+) -> None:
+    def write(_: InferResponse) -> None:
+        raise Unrepresentable("no form for it")
+
+    async def scenario() -> None:
+        async with open_desk(shelf, SPLIT) as desk:
+            request = request_of("split", 1.5)
+            request.write = write
+            _, answered = desk.submit(request)
+            assert isinstance(await answered.answer(), Unrepresentable)
+            record = record_of(desk)
+            assert (record.status, record.error) == (400, "Unrepresentable")
+            assert [t.array().tolist() for t in record.outputs] == [[[1.5]]]
+            row = desk.statistics.row("split", "")
+            assert (row.success.count, row.fail.count) == (0, 1)
+            (cell,) = desk.metrics.cells.values()
+            assert cell.by_code == {("http", int(Code.INVALID_ARGUMENT)): 1}
 
     asyncio.run(scenario())
 
