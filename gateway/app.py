@@ -21,7 +21,7 @@ import random
 import signal
 import socket
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -265,7 +265,7 @@ def spare_the_collector() -> None:
     gc.freeze()
 
 
-async def serve(config: Config, root: Path, on_ready: Callable[[App], None] | None = None) -> None:
+async def serve(config: Config, root: Path) -> None:
     """Run a gateway until SIGTERM or SIGINT, then stop it in order."""
     loop = asyncio.get_running_loop()
     stop_asked = asyncio.Event()
@@ -278,8 +278,6 @@ async def serve(config: Config, root: Path, on_ready: Callable[[App], None] | No
     if starting.done():
         await starting  # an error while starting ends the process here
         spare_the_collector()
-        if on_ready is not None:
-            on_ready(app)
     await waiting
     if not starting.done():
         app.lifecycle.drain()
