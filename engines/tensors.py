@@ -140,6 +140,11 @@ def check_element_count(tensor: str, shape: Sequence[int], found: int) -> None:
         )
 
 
+def out_of_range(tensor: str, datatype: str) -> InvalidInput:
+    """Return the error for an element that its datatype cannot hold."""
+    return InvalidInput(f"input {tensor!r}: an element is out of range for {datatype}")
+
+
 def _bytes_bounds(data: Raw) -> Iterable[tuple[int, int]]:
     """Yield (start, end) of each BYTES element; ValueError where the framing breaks."""
     position, size = 0, len(data)

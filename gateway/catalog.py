@@ -13,7 +13,7 @@ from engines.base import ModelMetadata, ModelSpec, TensorSpec
 from engines.errors import UnknownModel, VersionNotReady
 from engines.repository import IndexEntry, Repository, VersionState
 from gateway import __version__
-from gateway.directory import Directory
+from gateway.directory import Directory, nobody
 from gateway.errors import Draining, NotAllowed, UnknownName
 from gateway.lifecycle import Lifecycle
 from gateway.statistics import InferenceStatistics, StatisticsBook
@@ -149,7 +149,7 @@ class Catalog:
             served = self._directory.representative(name, version)
             return [self._version_row(served.model, served.version)]
         if not self._repository.has_model(name):
-            raise UnknownName(f"no route and no model is named {name!r}")
+            raise nobody(name)
         return [self._version_row(name, s.version) for s in self._repository.ready_versions(name)]
 
     def _version_row(self, model: str, version: str) -> StatisticsRow:

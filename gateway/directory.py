@@ -81,7 +81,7 @@ class Directory:
         if version:
             return Target(self._get(name, version), "", "", 0, REASON_VERSION, 1.0)
         if not self.repository.has_model(name):
-            raise UnknownName(f"no route and no model is named {name!r}")
+            raise nobody(name)
         return Target(self.repository.highest_ready(name), "", "", 0, REASON_MODEL, 1.0)
 
     def _version_of_route(self, route: Route, version: str) -> tuple[ServedVersion, str]:
@@ -106,7 +106,7 @@ class Directory:
 
     def _get(self, model: str, version: str) -> ServedVersion:
         if not self.repository.has_model(model):
-            raise UnknownName(f"no route and no model is named {model!r}")
+            raise nobody(model)
         try:
             return self.repository.get(model, version)
         except UnknownModel as exc:
@@ -142,13 +142,18 @@ class Directory:
             return self._pinned(name, version, compiled).served.is_ready
         if compiled is None:
             if not self.repository.has_model(name):
-                raise UnknownName(f"no route and no model is named {name!r}")
+                raise nobody(name)
             return bool(self.repository.ready_versions(name))
         return all(
             self._get(variant.model, variant.version).is_ready
             for variant in compiled.route.variants
             if variant.slots
         )
+
+
+def nobody(name: str) -> UnknownName:
+    """Return the error for a name that nothing answers to."""
+    return UnknownName(f"no route and no model is named {name!r}")
 
 
 def read_key(route: Route, request: InferRequest) -> bytes | None:

@@ -19,7 +19,7 @@ from engines.batcher import Batcher, Executed
 from engines.errors import Cancelled, InvalidInput
 from engines.tensors import Tensor
 from gateway import ids
-from gateway.directory import Directory, Target
+from gateway.directory import REASON_VERSION, Directory, Target
 from gateway.errors import Draining, Starting, StatusTable
 from gateway.lifecycle import Lifecycle
 from gateway.metrics import RequestMetrics
@@ -185,7 +185,7 @@ class Pipeline:
             return
         served = target.served
         rows = [self._statistics.row(served.model, served.version)]
-        if target.route and target.reason != "version":
+        if target.route and target.reason != REASON_VERSION:
             rows.append(self._statistics.row(target.route, ""))
         for row in rows:
             if executed is None or call.queued is None or error is not None:

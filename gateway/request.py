@@ -6,9 +6,10 @@ between these and a wire format.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass, field
 
+from engines.errors import InvalidInput
 from engines.tensors import Tensor
 
 ParameterValue = bool | int | float | str
@@ -84,3 +85,16 @@ class ServedBy:
         if self.revision:
             lines.append(("x-sluice-revision", str(self.revision)))
         return lines
+
+
+def check_output_parameters(output: str, parameters: Container[str]) -> None:
+    """Refuse what would be answered wrongly if it were ignored; `parameters` are names."""
+    if "classification" in parameters:
+        raise InvalidInput(f"output {output!r}: the classification extension is not supported")
+    check_no_shared_memory(f"output {output!r}", parameters)
+
+
+def check_no_shared_memory(subject: str, parameters: Container[str]) -> None:
+    """Refuse a tensor that is said to lie in shared memory; `parameters` are names."""
+    if "shared_memory_region" in parameters:
+        raise InvalidInput(f"{subject}: shared memory is not supported")

@@ -22,10 +22,17 @@ from engines.tensors import (
     check_shape,
     datatype_of,
     encode_bytes,
+    out_of_range,
 )
 from gateway.errors import MalformedRequest
 from gateway.pb import inference_pb2 as pb
-from gateway.request import InferRequest, InferResponse, ParameterValue
+from gateway.request import (
+    InferRequest,
+    InferResponse,
+    ParameterValue,
+    check_no_shared_memory,
+    check_output_parameters,
+)
 
 # The field of InferTensorContents that carries a datatype, and what its elements are there; FP16
 # and BF16 exist only raw.
@@ -80,7 +87,7 @@ def decode(data: bytes) -> InferRequest:
         inputs.append(_input(tensor, raw[position] if raw else None))
     for output in message.outputs:
         if output.parameters:
-            _check_output(output)
+            check_output_parameters(output.name, output.parameters)
     return InferRequest(
         name=message.model_name,
         version=message.model_version,
@@ -90,13 +97,6 @@ def decode(data: bytes) -> InferRequest:
         outputs=tuple(output.name for output in message.outputs),
         protocol="grpc",
     )
-
-
-def _check_output(output: pb.ModelInferRequest.InferRequestedOutputTensor) -> None:
-    if "classification" in output.parameters:
-        raise InvalidInput(f"output {output.name!r}: the classification extension is not supported")
-    if "shared_memory_region" in output.parameters:
-        raise InvalidInput(f"output {output.name!r}: shared memory is not supported")
 
 
 def parameters(given: Mapping[str, pb.InferParameter]) -> dict[str, ParameterValue]:
@@ -112,8 +112,8 @@ def parameters(given: Mapping[str, pb.InferParameter]) -> dict[str, ParameterVal
 def _input(tensor: pb.ModelInferRequest.InferInputTensor, raw: bytes | None) -> Tensor:
     datatype_of(tensor.datatype, tensor.name)
     check_shape(tensor.name, tensor.shape)
-    if tensor.parameters and "shared_memory_region" in tensor.parameters:
-        raise InvalidInput(f"input {tensor.name!r}: shared memory is not supported")
+    if tensor.parameters:
+        check_no_shared_memory(f"input {tensor.name!r}", tensor.parameters)
     shape = tuple(tensor.shape)
     if raw is not None:
         return Tensor(tensor.name, tensor.datatype, shape, raw)
@@ -144,9 +144,7 @@ def _typed(tensor: pb.ModelInferRequest.InferInputTensor, shape: tuple[int, ...]
         return array.tobytes()
     narrow = array.astype(dtype)  # numpy wraps around what does not fit
     if not np.array_equal(narrow, array):
-        raise InvalidInput(
-            f"input {tensor.name!r}: an element is out of range for {tensor.datatype}"
-        )
+        raise out_of_range(tensor.name, tensor.datatype)
     return narrow.tobytes()
 
 

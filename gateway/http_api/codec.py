@@ -27,9 +27,15 @@ from engines.tensors import (
     check_shape,
     datatype_of,
     encode_bytes,
+    out_of_range,
 )
 from gateway.errors import MalformedRequest, Unrepresentable
-from gateway.request import InferRequest, InferResponse, ParameterValue
+from gateway.request import (
+    InferRequest,
+    InferResponse,
+    check_no_shared_memory,
+    check_output_parameters,
+)
 
 HEADER_LENGTH: Final = "inference-header-content-length"
 _MAX_LENGTH_DIGITS: Final = 20
@@ -178,19 +184,6 @@ def _form(parsed: _RequestBody) -> AnswerForm:
     return AnswerForm(default_binary=default, by_output=by_output)
 
 
-def check_output_parameters(output: str, parameters: Mapping[str, ParameterValue]) -> None:
-    """Refuse what would be answered wrongly if it were ignored."""
-    if "classification" in parameters:
-        raise InvalidInput(f"output {output!r}: the classification extension is not supported")
-    check_no_shared_memory(f"output {output!r}", parameters)
-
-
-def check_no_shared_memory(subject: str, parameters: Mapping[str, ParameterValue]) -> None:
-    """Refuse tensors that are said to lie in shared memory."""
-    if "shared_memory_region" in parameters:
-        raise InvalidInput(f"{subject}: shared memory is not supported")
-
-
 def _input(tensor: _InputTensor, view: memoryview, position: int) -> tuple[Tensor, int]:
     """Return an input and where the next binary one starts."""
     datatype_of(tensor.datatype, tensor.name)
@@ -237,9 +230,9 @@ def decode_elements(name: str, datatype: str, shape: Sequence[int], data: msgspe
         with np.errstate(over="ignore"):
             array = np.array(elements, dtype=row.dtype)
     except (OverflowError, ValueError):
-        raise InvalidInput(f"input {name!r}: an element is out of range for {datatype}") from None
+        raise out_of_range(name, datatype) from None
     if row.dtype.kind == "f" and not np.isfinite(array).all():
-        raise InvalidInput(f"input {name!r}: an element is out of range for {datatype}")
+        raise out_of_range(name, datatype)
     return array.tobytes()
 
 

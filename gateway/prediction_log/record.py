@@ -25,7 +25,7 @@ _LENGTH: Final = struct.Struct("<I")
 
 # msgspec leaves a default out by identity, and a float computed elsewhere may be equal to it
 # without being it. Empty strings, empty bytes and small integers are single objects in CPython.
-_NOTHING_DRAWN: Final = 0.0
+_UNKNOWN_PROPENSITY: Final = 0.0
 
 
 class MalformedRecord(ValueError):
@@ -56,8 +56,8 @@ class PredictionRecord:
     """Assigned by the route; empty without one."""
     served: str = ""
     """The variant that answered."""
-    propensity: float = _NOTHING_DRAWN
-    """Probability of the assigned variant; 0: nothing was drawn."""
+    propensity: float = _UNKNOWN_PROPENSITY
+    """Probability of the choice: 1 where nothing was drawn, 0 where it is not known."""
     reason: str = ""
     """slot, random, version or model."""
     error: str = ""
@@ -172,7 +172,7 @@ class LoggedPrediction(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=
     revision: int = 0
     variant: str = ""
     served: str = ""
-    propensity: float = _NOTHING_DRAWN
+    propensity: float = _UNKNOWN_PROPENSITY
     reason: str = ""
     error: str = ""
     queue_us: int = 0
@@ -225,7 +225,7 @@ def encode(record: PredictionRecord, *, worker: str, seq: int, capture_max_bytes
         revision=record.revision,
         variant=record.variant,
         served=record.served,
-        propensity=record.propensity or _NOTHING_DRAWN,
+        propensity=record.propensity or _UNKNOWN_PROPENSITY,
         reason=record.reason,
         error=record.error,
         queue_us=record.queue_us,
