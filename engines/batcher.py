@@ -14,8 +14,6 @@ delay passes. When deadlines are looked at: by one timer, set to the earliest.
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -29,6 +27,7 @@ from engines.errors import Cancelled, DeadlineExpired, EngineError, QueueFull, V
 from engines.instance import BatchResult, Instance
 from engines.signature import Signature
 from engines.tensors import Tensor
+from engines.threads import in_daemon_thread
 
 
 @dataclass(slots=True, kw_only=True)
@@ -168,24 +167,7 @@ class Batcher:
         await self.drain()
         self._stop_timers()
         for instance in self._instances:
-            await self._close_instance(instance)
-
-    async def _close_instance(self, instance: Instance) -> None:
-        """Wait for an instance's thread to end, in a daemon thread: a hung engine must not be
-        able to keep the process from exiting once its drain limit has passed."""
-        closed: asyncio.Future[None] = self._loop.create_future()
-
-        def report() -> None:
-            if not closed.done():
-                closed.set_result(None)
-
-        def close() -> None:
-            instance.close()
-            with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
-                self._loop.call_soon_threadsafe(report)
-
-        threading.Thread(target=close, name=f"sluice-close-{instance.name}", daemon=True).start()
-        await closed
+            await in_daemon_thread(f"sluice-close-{instance.name}", instance.close)
 
     def statistics(self) -> BatcherStatistics:
         """Return a frozen copy of the counters."""

@@ -8,14 +8,18 @@ Shipped and loaded like any other: a version folder holds `model.json`, such as
 
 Output number i is input number i (modulo their count), element for element: an answer proves which
 request it belongs to. `fail_on` makes a batch raise if any of its numeric inputs holds that value;
-`bad_on` does the same with an error of the caller's.
+`bad_on` does the same with an error of the caller's, and `hang_on` makes the batch block its thread
+until the engine is closed from another one. `fail_after` and `hang_after` do so with every batch
+after the first so many; the warm-up counts, one batch for each of its sizes, so that a fake of
+``"max_batch_size": 1, "hang_after": 1`` becomes ready and then answers nothing.
 """
 
 from __future__ import annotations
 
 import json
+import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,6 +40,12 @@ class Script:
     """A batch holding this value raises a foreign exception."""
     bad_on: float | None = None
     """A batch holding this value raises InvalidInput."""
+    hang_on: float | None = None
+    """A batch holding this value does not return before `close`."""
+    fail_after: int | None = None
+    """Batches, of this engine; every later one raises as with `fail_on`."""
+    hang_after: int | None = None
+    """Batches, of this engine; every later one hangs as with `hang_on`."""
 
 
 def load(path: Path, config: EngineConfig) -> FakeEngine:
@@ -67,6 +77,9 @@ def load(path: Path, config: EngineConfig) -> FakeEngine:
             per_row_s=float(document.get("per_row_ms", 0)) / 1e3,
             fail_on=_number(document.get("fail_on")),
             bad_on=_number(document.get("bad_on")),
+            hang_on=_number(document.get("hang_on")),
+            fail_after=_count(document.get("fail_after")),
+            hang_after=_count(document.get("hang_after")),
         )
     except (OSError, ValueError, KeyError, TypeError) as exc:
         raise ModelLoadError(f"{path.name} does not load: {exc!r}") from exc
@@ -77,6 +90,10 @@ def load(path: Path, config: EngineConfig) -> FakeEngine:
 
 def _number(value: object) -> float | None:
     return None if value is None else float(str(value))
+
+
+def _count(value: object) -> int | None:
+    return None if value is None else int(str(value))
 
 
 def _check_specs(
@@ -115,7 +132,7 @@ class FakeEngine:
         self.batches_run = 0
         self.rows_run = 0
         self._sleep = sleep
-        self.is_closed = False
+        self._closed = threading.Event()
         self._metadata = ModelMetadata(
             inputs=inputs,
             outputs=outputs,
@@ -131,7 +148,7 @@ class FakeEngine:
         return self._metadata
 
     def infer(self, batch: Mapping[str, Array]) -> dict[str, Array]:
-        """Sleep, fail or echo, as scripted."""
+        """Sleep, hang, fail or echo, as scripted."""
         if self.is_closed:
             raise EngineClosed
         arrays = [batch[spec.name] for spec in self._metadata.inputs]
@@ -141,23 +158,36 @@ class FakeEngine:
         script = self.script
         if pause_s := script.latency_s + rows * script.per_row_s:
             self._sleep(pause_s)
-        for array in arrays:
-            if script.fail_on is not None and _holds(array, script.fail_on):
-                raise RuntimeError("scripted failure")
-            if script.bad_on is not None and _holds(array, script.bad_on):
-                raise InvalidInput(f"the model cannot take the value {script.bad_on:g}")
+        if _is_over(script.hang_after, self.batches_run) or _any_holds(arrays, script.hang_on):
+            self._closed.wait()
+            raise EngineClosed
+        if _is_over(script.fail_after, self.batches_run) or _any_holds(arrays, script.fail_on):
+            raise RuntimeError("scripted failure")
+        if _any_holds(arrays, script.bad_on):
+            raise InvalidInput(f"the model cannot take the value {script.bad_on:g}")
         return {
             spec.name: _convert(arrays[n % len(arrays)], spec)
             for n, spec in enumerate(self._metadata.outputs)
         }
 
+    @property
+    def is_closed(self) -> bool:
+        """Whether `close` was called."""
+        return self._closed.is_set()
+
     def close(self) -> None:
-        """Refuse further batches."""
-        self.is_closed = True
+        """Refuse further batches and end those that hang; from any thread."""
+        self._closed.set()
 
 
-def _holds(array: Array, value: float) -> bool:
-    return array.dtype != object and bool((array == value).any())
+def _is_over(limit: int | None, count: int) -> bool:
+    return limit is not None and count > limit
+
+
+def _any_holds(arrays: Sequence[Array], value: float | None) -> bool:
+    return value is not None and any(
+        array.dtype != object and bool((array == value).any()) for array in arrays
+    )
 
 
 def _convert(array: Array, spec: TensorSpec) -> Array:

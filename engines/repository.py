@@ -1,147 +1,57 @@
 """The model repository: which versions are on disk, loading, ready, draining or broken.
 
 Knows folders, states and engines; knows no configuration format (a `read_spec` is handed in), no
-route and no protocol. Layout: ``<root>/<model>/<version>/<file>``, versions are positive integers.
+route and no protocol. Read next: served.py (one copy and its end), loading.py (how one is made).
 
 States of a version, and the only moves between them:
 
     LOADING -> READY        loaded and warmed up over its batch sizes
     LOADING -> UNAVAILABLE  the file is broken, contradicts its declaration, or lacks its device
-    READY -> UNLOADING      an unload, or a newer copy has taken over; nothing new is accepted
+    READY -> UNLOADING      an unload, a release, or a newer copy has taken over; nothing new is
+                            accepted
     UNLOADING -> UNAVAILABLE  its queue is empty and its engines are closed
     UNAVAILABLE -> LOADING  loaded again
 
-A reload loads the new copy beside the old one, swaps, then drains the old one: no request fails,
-and a reload that fails leaves the old copy serving. Loading and closing run on worker threads; the
-event loop only swaps references. Use from the event loop's thread only.
+A load always makes a new copy, so the last line means: the row of the version shows the new copy.
+The same goes for a version that is loaded again while its old copy still drains. A reload loads the
+new copy beside the old one, swaps, then drains the old one: no request fails, and a reload that
+fails leaves the old copy serving.
+
+Why a version is loaded: the model's version policy selects it, the caller of a load pins it, or it
+was asked for by name (`ensure`), which is remembered until `release`. Private copies (`load_copy`)
+are no part of this: no row shows them, nobody finds them, whoever asked for one closes it.
+
+The lock of a model is held while versions of it are loaded and swapped, never while one drains: an
+engine that hangs holds up who waits for its own end, and nothing else. Loading and closing run on
+daemon threads; the event loop only swaps references. Use from the event loop's thread only.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
-import time
-from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
-from enum import Enum
+from collections.abc import Callable, Collection, Coroutine, Iterable, Mapping
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
-from engines.base import BatchPolicy, Engine, EngineLoader, ModelMetadata, ModelSpec
-from engines.batcher import Batcher, BatchReport
+from engines.base import EngineLoader, ModelSpec
+from engines.batcher import BatchReport
 from engines.errors import EngineError, ModelLoadError, UnknownModel, VersionNotReady
-from engines.instance import Instance
-from engines.warmup import warm_up
+from engines.folders import ascending, has_version, model_names, version_names
+from engines.known import KnownModel
+from engines.loading import Loader
+from engines.served import IndexEntry, ServedVersion
+from engines.threads import in_daemon_thread
 
 logger = logging.getLogger(__name__)
 
 _T = TypeVar("_T")
 
-LOADER_THREADS: Final = 2
-
-
-class VersionState(Enum):
-    """The state of one version, in the words that RepositoryIndex reports."""
-
-    LOADING = "LOADING"
-    READY = "READY"
-    UNLOADING = "UNLOADING"
-    UNAVAILABLE = "UNAVAILABLE"
-
-
-_MOVES: Final[Mapping[VersionState, frozenset[VersionState]]] = {
-    VersionState.LOADING: frozenset({VersionState.READY, VersionState.UNAVAILABLE}),
-    VersionState.READY: frozenset({VersionState.UNLOADING}),
-    VersionState.UNLOADING: frozenset({VersionState.UNAVAILABLE}),
-    VersionState.UNAVAILABLE: frozenset(),
-}
-
-
-class ServedVersion:
-    """One loaded copy of a model version: its state, and its batcher once it is ready.
-
-    A reload makes a new one; a request that holds this one keeps the copy it was routed to.
-    """
-
-    def __init__(self, *, model: str, version: str, spec: ModelSpec) -> None:
-        self.model = model
-        self.version = version
-        self.spec = spec
-        self.state = VersionState.LOADING
-        self.reason = ""
-        """Why it is not ready; of a version that is: why its last reload failed, if it did."""
-        self._batcher: Batcher | None = None
-
-    def __repr__(self) -> str:
-        return f"<ServedVersion {self.model}/{self.version} {self.state.value}>"
-
-    @property
-    def is_ready(self) -> bool:
-        """Whether requests are accepted."""
-        return self.state is VersionState.READY
-
-    @property
-    def batcher(self) -> Batcher:
-        """The batcher of a version that is ready.
-
-        Raises:
-            VersionNotReady: with the state's reason.
-        """
-        if self._batcher is None or self.state is not VersionState.READY:
-            why = self.reason or self.state.value.lower()
-            raise VersionNotReady(model=self.model, version=self.version, why=why)
-        return self._batcher
-
-    @property
-    def metadata(self) -> ModelMetadata:
-        """Signature and device; raises VersionNotReady as `batcher` does."""
-        return self.batcher.metadata
-
-    def move(
-        self, state: VersionState, *, reason: str = "", batcher: Batcher | None = None
-    ) -> None:
-        """Change state along the table in the module's documentation."""
-        if state not in _MOVES[self.state]:
-            raise ValueError(f"{self!r} cannot become {state.value}")
-        self.state, self.reason = state, reason
-        if batcher is not None:
-            self._batcher = batcher
-
-    def note_failed_reload(self, error: EngineError) -> None:
-        """Let the index tell why a version that goes on serving is not the newest copy."""
-        if self.is_ready:
-            self.reason = f"the last reload failed: {error}"
-
-    async def close(self, reason: str) -> None:
-        """Refuse new requests, answer the accepted ones, close the engines."""
-        batcher = self.batcher
-        self.move(VersionState.UNLOADING, reason=reason)
-        await batcher.close()
-        self._batcher = None
-        self.move(VersionState.UNAVAILABLE, reason=reason)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class IndexEntry:
-    """One row of the repository's index."""
-
-    model: str
-    version: str
-    """Empty where the model as a whole is the trouble."""
-    state: VersionState
-    reason: str
-
-
-@dataclass(slots=True)
-class _Model:
-    """What is known of one model folder."""
-
-    versions: dict[str, ServedVersion] = field(default_factory=dict)
-    reason: str = ""
-    """Why no version could even be tried."""
-    changes: asyncio.Lock = field(default_factory=asyncio.Lock)
-    """Held by a load or an unload: a model changes one step at a time."""
+SHUT_DOWN: Final = "shut down"
+CLOSED: Final = "the repository is closed"
 
 
 class Repository:
@@ -151,7 +61,7 @@ class Repository:
         root: the repository folder.
         read_spec: makes a ModelSpec of a model's folder; raises ModelLoadError.
         loaders: engine loaders by the spec's `backend`.
-        on_batch: told of each finished batch, on the event loop.
+        on_batch: told of each finished batch, on the event loop; not of those of private copies.
     """
 
     def __init__(
@@ -164,11 +74,12 @@ class Repository:
     ) -> None:
         self._root = root
         self._read_spec = read_spec
-        self._loaders = loaders
+        self._loader = Loader(loaders)
         self._on_batch = on_batch
-        self._models: dict[str, _Model] = {}
-        self._under_way: set[asyncio.Future[None]] = set()
-        self._threads = ThreadPoolExecutor(LOADER_THREADS, thread_name_prefix="sluice-load")
+        self._models: dict[str, KnownModel] = {}
+        self._copies: set[ServedVersion] = set()
+        self._under_way: set[asyncio.Task[Any]] = set()  # Any: each change has its own result
+        self._is_closing = False
 
     async def start(self, pinned: Mapping[str, Iterable[str]]) -> None:
         """Load every model: the versions its policy selects, and those in `pinned`."""
@@ -179,14 +90,15 @@ class Repository:
         """Return a version whatever its state.
 
         Raises:
-            UnknownModel: it is not in the repository, or its policy does not select it.
+            UnknownModel: it is not in the repository, or nothing has asked for it to be served.
         """
         known = self._models.get(model)
         if known is None:
             raise UnknownModel(model=model)
         found = known.versions.get(version)
         if found is None:
-            raise UnknownModel(model=model, version=version, why=known.reason)
+            why = known.untried.get(version, known.reason)
+            raise UnknownModel(model=model, version=version, why=why)
         return found
 
     def highest_ready(self, model: str) -> ServedVersion:
@@ -206,51 +118,106 @@ class Repository:
         known = self._models.get(model)
         if known is None:
             raise UnknownModel(model=model)
-        return [known.versions[v] for v in _ascending(known.versions) if known.versions[v].is_ready]
+        return known.ready()
 
     def has_model(self, model: str) -> bool:
         """Whether a folder of that name is known, ready or not."""
         return model in self._models
+
+    def on_disk(self, model: str, version: str) -> bool:
+        """Whether the version's folder exists, served or not. One look at the file system."""
+        return has_version(self._root, model, version)
 
     def versions(self) -> list[ServedVersion]:
         """Return every known version of every model, by name and number."""
         return [
             self._models[name].versions[version]
             for name in sorted(self._models)
-            for version in _ascending(self._models[name].versions)
+            for version in ascending(self._models[name].versions)
         ]
 
     def index(self) -> list[IndexEntry]:
         """Return what RepositoryIndex reports: every version's state and reason."""
-        rows = []
-        for name in sorted(self._models):
-            known = self._models[name]
-            if not known.versions:
-                state = VersionState.UNAVAILABLE
-                rows.append(IndexEntry(model=name, version="", state=state, reason=known.reason))
-            rows.extend(
-                IndexEntry(model=name, version=v, state=served.state, reason=served.reason)
-                for v in _ascending(known.versions)
-                for served in (known.versions[v],)
-            )
-        return rows
+        return [row for name in sorted(self._models) for row in self._models[name].rows(name)]
 
     async def load(self, model: str, pinned: Iterable[str] = ()) -> None:
         """Load a model, or load it again; afterwards `index` tells how each version fared.
 
-        Versions that are no longer on disk or no longer selected are drained and closed.
+        Served are the versions that its policy selects, those in `pinned`, and those asked for by
+        name; others, and those no longer on disk, are drained and closed.
         Cancellation: the load goes on to its end, so that no version is left between two states.
 
         Raises:
             UnknownModel: there is no such folder.
         """
-        if model not in await self._in_thread(lambda: model_names(self._root)):
+        if model not in await self._look(lambda: model_names(self._root)):
             raise UnknownModel(model=model, why="the repository has no such folder")
-        known = self._models.setdefault(model, _Model())
+        known = self._models.setdefault(model, KnownModel())
         await self._to_the_end(self._load_model(known, model, frozenset(pinned)))
+
+    async def ensure(self, model: str, version: str) -> ServedVersion:
+        """Return a version that is ready, loading and warming up just this one if it is not.
+
+        Whatever the model's version policy says, the version is kept from now on until `release`.
+        Calls for one version share one load. Cancellation: the load goes on to its end.
+
+        Raises:
+            UnknownModel: there is no such folder.
+            ModelLoadError: it does not come up; `index` tells why, too.
+        """
+        known = self._models.get(model)
+        served = None if known is None else known.versions.get(version)
+        if known is not None and served is not None and served.is_ready:
+            known.pinned.add(version)
+            return served
+        await self._check_folder(model, version)
+        known = self._models.setdefault(model, KnownModel())
+        known.pinned.add(version)
+        task = known.ensuring.get(version)
+        if task is None:
+            task = known.ensuring[version] = self._start(self._ensure(known, model, version))
+            task.add_done_callback(lambda _: known.ensuring.pop(version))
+        return await asyncio.shield(task)
+
+    async def release(self, keep: Mapping[str, Collection[str]]) -> list[tuple[str, str]]:
+        """Forget what was asked for by name and is not in `keep` (model -> versions).
+
+        Of those, the ready ones that the version policy did not select leave the index at once and
+        are drained and closed in the background: an engine that hangs does not hold the caller.
+
+        Returns:
+            The versions that are being closed, as (model, version).
+        """
+        releases = []
+        for model, known in sorted(self._models.items()):
+            kept = frozenset(keep.get(model, ()))
+            known.pinned &= kept | known.ensuring.keys()
+            if known.surplus(kept):
+                releases.append(self._to_the_end(self._release(known, model, kept)))
+        return [retired for some in await asyncio.gather(*releases) for retired in some]
+
+    async def load_copy(self, model: str, version: str) -> ServedVersion:
+        """Load and warm up a private copy: one instance and a queue of its own, known to nobody.
+
+        The caller closes it (`ServedVersion.close`); the repository does when it is closed itself.
+        Cancellation: the load goes on to its end, and then the copy is closed.
+
+        Raises:
+            UnknownModel: there is no such folder.
+            ModelLoadError: it does not come up.
+        """
+        await self._check_folder(model, version)
+        task = self._start(self._load_copy(model, version))
+        try:
+            return await asyncio.shield(task)
+        except asyncio.CancelledError:
+            self._start(_close_unwanted(task))
+            raise
 
     async def unload(self, model: str) -> None:
         """Drain and close every version of a model; its rows stay in the index.
+
+        Cancellation: the unload goes on to its end.
 
         Raises:
             UnknownModel: there is no such model.
@@ -261,138 +228,151 @@ class Repository:
         await self._to_the_end(self._unload_model(known, "unloaded"))
 
     async def close(self) -> None:
-        """Let the changes under way end, then drain and close everything."""
-        models = self._models.values()
-        await asyncio.gather(*(self._unload_model(known, "shut down") for known in models))
-        self._threads.shutdown(wait=False)
+        """Let the changes under way end, then drain and close everything.
 
-    async def _load_model(self, known: _Model, model: str, pinned: frozenset[str]) -> None:
+        An engine that hangs is waited for without limit, after all others: cancel the waiting to
+        leave it behind.
+        """
+        self._is_closing = True
+        for copy in self._copies:
+            copy.retire(SHUT_DOWN)
+        models = self._models.values()
+        await asyncio.gather(*(self._unload_model(known, SHUT_DOWN) for known in models))
+        await asyncio.gather(*(copy.drained() for copy in self._copies))
+        while self._under_way:
+            await asyncio.wait(self._under_way)
+
+    async def _check_folder(self, model: str, version: str) -> None:
+        if not await self._look(lambda: self.on_disk(model, version)):
+            why = "the repository has no such folder"
+            raise UnknownModel(model=model, version=version, why=why)
+
+    def _check_open(self) -> None:
+        if self._is_closing:
+            raise ModelLoadError(CLOSED)
+
+    async def _load_model(self, known: KnownModel, model: str, pinned: frozenset[str]) -> None:
         async with known.changes:
+            if self._is_closing:
+                return
+            before = known.ready()
             try:
-                spec, found = await self._in_thread(lambda: self._read_model(model))
+                spec, found = await self._look(lambda: self._read_model(model))
             except ModelLoadError as exc:
                 known.reason = str(exc)
                 logger.error("model unavailable", extra={"model": model, "reason": known.reason})
-                for served in known.versions.values():
+                for served in before:
                     served.note_failed_reload(exc)
                 return
-            selected = [v for v in found if v in pinned or v in spec.versions.select(found)]
-            known.reason = "" if selected else "no version folder is selected"
-            gone = [version for version in known.versions if version not in selected]
-            await asyncio.gather(*(self._load_version(known, spec, v) for v in selected))
-            await asyncio.gather(*(self._retire(known, v) for v in gone))
+            known.selected = set(spec.versions.select(found))
+            wanted = [v for v in found if v in known.selected | known.pinned | pinned]
+            known.reason = "" if wanted else "no version folder is selected"
+            known.untried.clear()
+            await asyncio.gather(*(self._load_version(known, spec, v) for v in wanted))
+            wanted += known.pinned.intersection(found)  # asked for meanwhile
+            for version in known.versions.keys() - wanted:
+                gone = known.versions.pop(version)
+                if gone.is_ready:
+                    gone.retire("no longer in the repository")
+        await asyncio.gather(*(served.drained() for served in before))
+
+    async def _ensure(self, known: KnownModel, model: str, version: str) -> ServedVersion:
+        async with known.changes:
+            self._check_open()
+            served = known.versions.get(version)
+            if served is not None and served.is_ready:
+                return served
+            try:
+                spec, found = await self._look(lambda: self._read_model(model))
+            except ModelLoadError as exc:
+                known.versions.pop(version, None)
+                known.untried[version] = str(exc)
+                extra = {"model": model, "version": version, "reason": str(exc)}
+                logger.error("version unavailable", extra=extra)
+                raise
+            known.untried.pop(version, None)
+            known.selected.update({version}.intersection(spec.versions.select(found)))
+            served = await self._load_version(known, spec, version)
+        if not served.is_ready:
+            raise ModelLoadError(served.reason)
+        return served
 
     def _read_model(self, model: str) -> tuple[ModelSpec, list[str]]:
         directory = self._root / model
-        return self._read_spec(directory), version_names(directory)
+        try:
+            return self._read_spec(directory), version_names(directory)
+        except OSError as exc:
+            raise ModelLoadError(f"{model} cannot be read: {exc.strerror}") from exc
 
-    async def _unload_model(self, known: _Model, reason: str) -> None:
+    async def _unload_model(self, known: KnownModel, reason: str) -> None:
         async with known.changes:
-            ready = [served for served in known.versions.values() if served.is_ready]
-            await asyncio.gather(*(served.close(reason) for served in ready))
+            ready = known.ready()
+            for served in ready:
+                served.retire(reason)
+        await asyncio.gather(*(served.drained() for served in ready))
 
-    async def _retire(self, known: _Model, version: str) -> None:
-        served = known.versions.pop(version)
-        if served.is_ready:
-            await served.close("no longer in the repository")
+    async def _release(
+        self, known: KnownModel, model: str, keep: frozenset[str]
+    ) -> list[tuple[str, str]]:
+        async with known.changes:
+            surplus = known.surplus(keep)  # without what was asked for meanwhile
+            for version in surplus:
+                served = known.versions.pop(version)
+                served.retire("released")
+                self._start(served.drained())
+        return [(model, version) for version in surplus]
 
-    async def _load_version(self, known: _Model, spec: ModelSpec, version: str) -> None:
+    async def _load_version(
+        self, known: KnownModel, spec: ModelSpec, version: str
+    ) -> ServedVersion:
+        """Load a version beside the copy that serves, and take over from it once ready."""
         served = ServedVersion(model=spec.name, version=version, spec=spec)
         old = known.versions.get(version)
         if old is None or not old.is_ready:
             known.versions[version] = served
-        started_ns = time.monotonic_ns()
-        extra: dict[str, object] = {"model": spec.name, "version": version}
-        try:
-            engines = await self._in_thread(lambda: self._load_engines(spec, version))
-        except EngineError as exc:
-            served.move(VersionState.UNAVAILABLE, reason=str(exc))
-            logger.error("version unavailable", extra=extra | {"reason": str(exc)})
-            if old is not None:
-                old.note_failed_reload(exc)
-            return
-        batcher = self._make_batcher(served, engines)
-        served.move(VersionState.READY, batcher=batcher)
-        known.versions[version] = served
-        extra |= {"load_ms": (time.monotonic_ns() - started_ns) // 1_000_000}
-        extra |= {
-            "device": batcher.metadata.device,
-            "max_batch_size": batcher.metadata.max_batch_size,
-        }
-        logger.info("version ready", extra=extra)
-        if old is not None and old.is_ready:
-            await old.close("replaced by a reload")
-
-    def _load_engines(self, spec: ModelSpec, version: str) -> list[Engine]:
-        """Load and warm up every instance of a version. Blocking: runs on a loader thread."""
-        loader = self._loaders.get(spec.backend)
-        if loader is None:
-            known = ", ".join(sorted(self._loaders))
-            raise ModelLoadError(f"backend {spec.backend!r} is not one of {known}")
-        path = spec.directory / version / spec.filename
-        if not path.exists():
-            raise ModelLoadError(f"{version}/{spec.filename} does not exist")
-        engines: list[Engine] = []
-        try:
-            for _ in range(spec.instances):
-                engines.append(loader(path, spec.engine))
-                warm_up(engines[-1], spec)
-        except BaseException as exc:
-            for engine in engines:
-                engine.close()
-            if isinstance(exc, EngineError) or not isinstance(exc, Exception):
-                raise
-            raise ModelLoadError(f"{version}/{spec.filename} does not load: {exc!r}") from exc
-        return engines
-
-    def _make_batcher(self, served: ServedVersion, engines: Sequence[Engine]) -> Batcher:
-        spec = served.spec
-        name = f"{spec.name}/{served.version}"
-        instances = [
-            Instance(name=f"{name}#{n}", model=spec.name, version=served.version, engine=engine)
-            for n, engine in enumerate(engines)
-        ]
         on_batch = self._on_batch
-        return Batcher(
-            model=spec.name,
-            version=served.version,
-            policy=batch_policy(spec, engines[0].metadata),
-            instances=instances,
-            on_batch=None if on_batch is None else lambda report: on_batch(served, report),
-        )
+        report = None if on_batch is None else partial(on_batch, served)
+        error = await self._loader.bring_up(served, on_batch=report)
+        if error is None:
+            known.versions[version] = served
+            if old is not None and old.is_ready:
+                old.retire("replaced by a reload")
+        elif old is not None:
+            old.note_failed_reload(error)
+        return served
 
-    async def _to_the_end(self, change: Coroutine[None, None, None]) -> None:
-        task = asyncio.ensure_future(change)
+    async def _load_copy(self, model: str, version: str) -> ServedVersion:
+        self._check_open()
+        spec, _ = await self._look(lambda: self._read_model(model))
+        copy = ServedVersion(model=model, version=version, spec=replace(spec, instances=1))
+        error = await self._loader.bring_up(copy, label="copy")
+        if error is not None:
+            raise ModelLoadError(copy.reason)
+        if self._is_closing:
+            await copy.close(SHUT_DOWN)
+            raise ModelLoadError(CLOSED)
+        self._copies = {other for other in self._copies if not other.is_closed} | {copy}
+        return copy
+
+    async def _to_the_end(self, change: Coroutine[None, None, _T]) -> _T:
+        return await asyncio.shield(self._start(change))
+
+    def _start(self, change: Coroutine[None, None, _T]) -> asyncio.Task[_T]:
+        task = asyncio.get_running_loop().create_task(change)
         self._under_way.add(task)  # the event loop itself holds tasks only weakly
-        task.add_done_callback(self._under_way.discard)
-        await asyncio.shield(task)
+        task.add_done_callback(self._end)
+        return task
 
-    async def _in_thread(self, work: Callable[[], _T]) -> _T:
-        return await asyncio.get_running_loop().run_in_executor(self._threads, work)
+    def _end(self, task: asyncio.Task[Any]) -> None:  # Any: see _under_way
+        self._under_way.discard(task)
+        if not task.cancelled():
+            task.exception()  # the caller may be gone: a load that fails is no forgotten exception
 
-
-def batch_policy(spec: ModelSpec, metadata: ModelMetadata) -> BatchPolicy:
-    """Return the configured policy, or the default one for what the engine turned out to be.
-
-    The engine's max_batch_size rules in both: admission checks requests against it.
-    """
-    rows = metadata.max_batch_size
-    policy = spec.batching or BatchPolicy(max_batch_size=1, max_queue_rows=spec.max_queue_rows)
-    if rows == 0:
-        return replace(policy, max_batch_size=1, dynamic=False)
-    return replace(policy, max_batch_size=rows)
+    async def _look(self, look: Callable[[], _T]) -> _T:
+        """Look at the file system, off the event loop."""
+        return await in_daemon_thread("sluice-look", look)
 
 
-def model_names(root: Path) -> list[str]:
-    """Return the names of the model folders, sorted; hidden ones are no models."""
-    return sorted(p.name for p in root.iterdir() if p.is_dir() and not p.name.startswith("."))
-
-
-def version_names(directory: Path) -> list[str]:
-    """Return the version folders of a model, in ascending numeric order."""
-    found = {p.name for p in directory.iterdir() if p.is_dir()}
-    return _ascending(name for name in found if name.isdecimal() and not name.startswith("0"))
-
-
-def _ascending(versions: Iterable[str]) -> list[str]:
-    return sorted(versions, key=int)
+async def _close_unwanted(loading: asyncio.Task[ServedVersion]) -> None:
+    with contextlib.suppress(EngineError):
+        await (await loading).close("nobody waits for it any more")

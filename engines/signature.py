@@ -1,7 +1,8 @@
 """Checks a request's tensors against a model's signature, once for every engine and protocol.
 
 Knows shapes and datatypes only. Every refusal names the field, so that a caller can mend it
-without reading a server log.
+without reading a server log. `incompatibility` foretells the same for two models: whether one can
+take over the requests of the other.
 """
 
 from __future__ import annotations
@@ -111,3 +112,80 @@ def _check_tensor(spec: TensorSpec, tensor: Tensor) -> None:
             f"input {tensor.name!r}: shape {list(shape)} given, {list(spec.shape)} expected"
         )
     check_data(tensor)
+
+
+def incompatibility(reference: ModelMetadata, candidate: ModelMetadata) -> str:
+    """Say why callers of one model would notice that another one answers; empty: they would not.
+
+    Compatible means: every request that fits `reference` fits `candidate`, and the answer has every
+    output that `reference` gives, with the same datatype and a shape that does not contradict.
+    """
+    taken = {spec.name: spec for spec in candidate.inputs}
+    sent = {spec.name: spec for spec in reference.inputs}
+    for name in sent:
+        if name not in taken:
+            return f"input {name!r} is sent, but not taken"
+    for name, spec in taken.items():
+        if name not in sent:
+            return f"input {name!r} is needed, but not sent"
+        if trouble := _input_trouble(reference, sent[name], candidate, spec):
+            return trouble
+    given = {spec.name: spec for spec in candidate.outputs}
+    for spec in reference.outputs:
+        if trouble := _output_trouble(spec, given.get(spec.name)):
+            return trouble
+    return _rows_trouble(reference, candidate)
+
+
+def _input_trouble(
+    reference: ModelMetadata, sent: TensorSpec, candidate: ModelMetadata, taken: TensorSpec
+) -> str:
+    """Compare one input of both models; `sent` is the reference's."""
+    if taken.datatype != sent.datatype:
+        return f"input {sent.name!r}: {sent.datatype} is sent, {taken.datatype} is taken"
+    shape = sent.shape
+    if reference.max_batch_size == 1:
+        shape = (1, *shape[1:])
+    if len(taken.shape) != len(shape) or any(
+        wanted not in (-1, given) for wanted, given in zip(taken.shape, shape, strict=True)
+    ):
+        return f"input {sent.name!r}: shape {list(shape)} is sent, {list(taken.shape)} is taken"
+    if candidate.max_batch_size:
+        rows = reference.max_batch_size or shape[0]
+        if not 1 <= rows <= candidate.max_batch_size:
+            many = "any number of" if rows == -1 else f"up to {rows}"
+            return (
+                f"input {sent.name!r}: {many} rows are sent, "
+                f"1 to {candidate.max_batch_size} are taken"
+            )
+    return ""
+
+
+def _output_trouble(expected: TensorSpec, given: TensorSpec | None) -> str:
+    """Compare one output that callers of the reference expect; -1 goes with anything."""
+    name = expected.name
+    if given is None:
+        return f"output {name!r} is expected, but not given"
+    if given.datatype != expected.datatype:
+        return f"output {name!r}: {expected.datatype} is expected, {given.datatype} is given"
+    if len(given.shape) != len(expected.shape) or any(
+        a != b and -1 not in (a, b) for a, b in zip(given.shape, expected.shape, strict=True)
+    ):
+        return (
+            f"output {name!r}: shape {list(expected.shape)} is expected, "
+            f"{list(given.shape)} is given"
+        )
+    return ""
+
+
+def _rows_trouble(reference: ModelMetadata, candidate: ModelMetadata) -> str:
+    """A batch axis makes all inputs of a request agree on their rows; without one they need not."""
+    if candidate.max_batch_size and not reference.max_batch_size and reference.inputs:
+        first, *others = reference.inputs
+        for spec in others:
+            if spec.shape[0] != first.shape[0]:
+                return (
+                    f"input {spec.name!r}: {spec.shape[0]} rows are sent where input "
+                    f"{first.name!r} has {first.shape[0]}, and equally many are taken"
+                )
+    return ""

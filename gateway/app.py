@@ -8,7 +8,8 @@ models load; become ready. Stop, in this written order:
      left with UNAVAILABLE/503;
   3. close the predict listeners and the engines, each within CLOSE_S or what is left of the limit;
   4. flush the prediction log, at most FLUSH_S; what is left is counted as dropped;
-  5. close the listeners that people watch (metrics, admin), last.
+  5. leave the route store, close the listeners that people watch (metrics, admin), last.
+Shadows are dropped at the first step: they never delay a drain.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ from engines.base import EngineLoader
 from engines.repository import Repository
 from gateway import __version__
 from gateway import config as configuration
+from gateway.accounts import Accounts
 from gateway.catalog import Catalog, RepositoryControl
 from gateway.config import Config
 from gateway.directory import Directory
@@ -40,14 +42,18 @@ from gateway.errors import StatusTable
 from gateway.grpc_api.server import GrpcServer
 from gateway.grpc_api.service import InferenceService
 from gateway.http_api import admin, metrics_page, predict
+from gateway.http_api.admin_routes import Access, RouteEndpoints
 from gateway.http_api.infer import InferEndpoint
 from gateway.http_api.listener import HttpListener
 from gateway.lifecycle import Lifecycle
-from gateway.metrics import MetricsCollector, RequestMetrics
+from gateway.metrics import MetricsCollector
 from gateway.model_config import ModelConfigs
 from gateway.pipeline import Pipeline
 from gateway.prediction_log.writer import NoPredictionLog, PredictionLog
-from gateway.statistics import StatisticsBook
+from gateway.principals import Principals
+from gateway.repository_poll import RepositoryPoll, fingerprint
+from gateway.route_metrics import RouteCollector
+from gateway.route_plane import RoutePlane
 from router.table import RouteTable
 
 logger = logging.getLogger(__name__)
@@ -93,46 +99,60 @@ class App:
     Args:
         config: checked.
         root: the model repository's folder.
+        base: the configuration file's folder.
     """
 
-    def __init__(self, config: Config, root: Path) -> None:
+    def __init__(self, config: Config, root: Path, base: Path) -> None:
         self.config = config
-        routes = configuration.routes(config)
-        self._pinned: dict[str, set[str]] = {}
-        for route in routes:
-            for variant in route.variants:
-                self._pinned.setdefault(variant.model, set()).add(variant.version)
         self.lifecycle = Lifecycle()
         self.statuses = StatusTable(config.server.overload_codes)
-        self.routes = RouteTable(routes)
-        self.metrics = RequestMetrics()
-        statistics = StatisticsBook()
+        self.routes = RouteTable()
+        self.accounts = Accounts()
+        self.principals = Principals(config.principals)
         configs = ModelConfigs(settings=config.models, usable_cores=usable_cores())
         self.repository = Repository(
             root=root,
             read_spec=configs.read_spec,
             loaders=engine_loaders(),
-            on_batch=self.metrics.observe_batch,
+            on_batch=self.accounts.metrics.observe_batch,
         )
+        http_port = config.server.http.rpartition(":")[2]
+        self.replica = config.server.replica or f"{socket.gethostname()}-{http_port}"
         self.log = self._make_log()
+        draw = random.SystemRandom().random
         directory = Directory(
-            routes=self.routes, repository=self.repository, draw=random.SystemRandom().random
+            routes=self.routes, repository=self.repository, principals=self.principals, draw=draw
+        )
+        self.plane = RoutePlane(
+            control=config.control,
+            redis=config.redis,
+            state=base / config.control.state,
+            replica=self.replica,
+            repository=self.repository,
+            table=self.routes,
+            books=self.accounts.routes,
+            log=self.log,
+            draw=draw,
         )
         self.catalog = Catalog(
             directory=directory,
             lifecycle=self.lifecycle,
-            statistics=statistics,
+            statistics=self.accounts.statistics,
             configs=configs,
-            pinned=self._pinned,
+            pinned=self.plane.pins,
+            on_load=self.plane.shadows.reload,
         )
         self.pipeline = Pipeline(
             directory=directory,
             lifecycle=self.lifecycle,
-            statistics=statistics,
-            metrics=self.metrics,
+            accounts=self.accounts,
             log=self.log,
             statuses=self.statuses,
+            watch=self.plane.watch,
         )
+        self._poll: asyncio.Task[None] | None = None
+        self._root = root
+        self._overrides_ignored = directory.overrides_ignored
         self._make_listeners()
 
     def _make_log(self) -> PredictionLog | NoPredictionLog:
@@ -145,9 +165,7 @@ class App:
             )
             logger.warning("serving without a prediction log", extra={"reason": why})
             return NoPredictionLog()
-        http_port = self.config.server.http.rpartition(":")[2]
-        replica = self.config.server.replica or f"{socket.gethostname()}-{http_port}"
-        return PredictionLog(settings, url=redis.url, replica=replica)
+        return PredictionLog(settings, url=redis.url, replica=self.replica)
 
     def _make_listeners(self) -> None:
         server = self.config.server
@@ -162,21 +180,25 @@ class App:
         endpoints = predict.PredictEndpoints(
             catalog=self.catalog, control=control, limit_bytes=server.max_body_bytes
         )
+        access = Access(self.principals, is_required=self.config.control.auth == "token")
         registry = CollectorRegistry()
         registry.register(
             MetricsCollector(
                 version=__version__,
-                requests=self.metrics,
+                requests=self.accounts.metrics,
                 versions=self.repository.versions,
                 log=self.log.statistics if isinstance(self.log, PredictionLog) else lambda: None,
                 is_ready=lambda: self.lifecycle.is_ready,
             )
         )
+        registry.register(RouteCollector(self.plane, overrides_ignored=self._overrides_ignored))
         apps = {
             "http": predict.make_app(endpoints=endpoints, infer=infer, statuses=self.statuses),
             "metrics": metrics_page.make_app(registry),
             "admin": admin.make_app(
-                admin.AdminEndpoints(catalog=self.catalog, routes=self.routes), self.statuses
+                admin.AdminEndpoints(catalog=self.catalog, access=access),
+                RouteEndpoints(plane=self.plane, access=access),
+                self.statuses,
             ),
         }
         self._http = {
@@ -214,11 +236,20 @@ class App:
         for listener in self._http.values():
             await listener.start()
         await self._grpc.start()
-        await self.repository.start(self._pinned)
-        for entry in self.repository.index():
-            if entry.reason and entry.version in self._pinned.get(entry.model, ()):
-                extra = {"model": entry.model, "version": entry.version, "reason": entry.reason}
-                logger.error("a route names a version that is unavailable", extra=extra)
+        await self.plane.open(configuration.routes(self.config))
+        poll_s = self.config.models.poll_s
+        found = await asyncio.to_thread(fingerprint, self._root) if poll_s else {}
+        await self.repository.start(self.plane.pins())
+        await self.plane.start()
+        if poll_s:
+            poll = RepositoryPoll(
+                self._root,
+                poll_s=poll_s,
+                loaded=found,
+                load=self.catalog.load,
+                unload=self.catalog.unload,
+            )
+            self._poll = asyncio.create_task(poll.run(), name="repository poll")
         if self.lifecycle.is_draining:
             return
         self.lifecycle.serve()
@@ -232,6 +263,9 @@ class App:
         logger.info("draining")
         limit_s = time.monotonic() + self.config.server.drain_timeout_s
         await self._grpc.set_ready(is_ready=False)
+        if self._poll is not None:
+            self._poll.cancel()
+        await self.plane.close_shadows()
         try:
             async with asyncio.timeout(_until(limit_s)):
                 await self.pipeline.idle()
@@ -247,6 +281,7 @@ class App:
         except TimeoutError:
             logger.error("an engine has not ended")
         await self.log.close(FLUSH_S)
+        await self.plane.close()
         await asyncio.gather(*(self._http[name].stop(CLOSE_S) for name in ("metrics", "admin")))
         logger.info("stopped")
 
@@ -265,11 +300,11 @@ def spare_the_collector() -> None:
     gc.freeze()
 
 
-async def serve(config: Config, root: Path) -> None:
+async def serve(config: Config, root: Path, base: Path) -> None:
     """Run a gateway until SIGTERM or SIGINT, then stop it in order."""
     loop = asyncio.get_running_loop()
     stop_asked = asyncio.Event()
-    app = App(config, root)
+    app = App(config, root, base)
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop_asked.set)
     starting = asyncio.create_task(app.start())

@@ -6,12 +6,14 @@ index, load and unload. A route is a virtual model: each of these works for its 
 
 from __future__ import annotations
 
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Final, Protocol
 
 from engines.base import ModelMetadata, ModelSpec, TensorSpec
 from engines.errors import UnknownModel, VersionNotReady
-from engines.repository import IndexEntry, Repository, VersionState
+from engines.repository import Repository
+from engines.served import IndexEntry, VersionState
 from gateway import __version__
 from gateway.directory import Directory, nobody
 from gateway.errors import Draining, NotAllowed, UnknownName
@@ -78,7 +80,9 @@ class Catalog:
         lifecycle: the process's phase.
         statistics: the rows that the pipeline feeds.
         configs: makes configuration documents.
-        pinned: versions that routes name, by model: kept on a load whatever the policy says.
+        pinned: returns the versions that routes need, by model: they are kept on a load whatever
+            the policy says.
+        on_load: told of each model that was loaded again.
     """
 
     def __init__(
@@ -88,7 +92,8 @@ class Catalog:
         lifecycle: Lifecycle,
         statistics: StatisticsBook,
         configs: ConfigDescriber,
-        pinned: dict[str, set[str]],
+        pinned: Callable[[], Mapping[str, Collection[str]]],
+        on_load: Callable[[str], None],
     ) -> None:
         self._directory = directory
         self._repository: Repository = directory.repository
@@ -96,6 +101,7 @@ class Catalog:
         self._statistics = statistics
         self._configs = configs
         self._pinned = pinned
+        self._on_load = on_load
 
     def is_server_ready(self) -> bool:
         """Whether new requests are welcome."""
@@ -177,7 +183,8 @@ class Catalog:
         if self._lifecycle.is_draining:
             raise Draining
         try:
-            await self._repository.load(model, self._pinned.get(model, ()))
+            await self._repository.load(model, self._pinned().get(model, ()))
+            self._on_load(model)
             if not self._repository.ready_versions(model):
                 rows = [row for row in self._repository.index() if row.model == model]
                 why = "; ".join(f"{r.version or model}: {r.reason}" for r in rows if r.reason)

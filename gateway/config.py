@@ -19,7 +19,9 @@ import msgspec
 from msgspec import Meta
 from redis.connection import parse_url
 
-from router.routes import KeySource, Route, RouteError, Variant, slots_of_weight
+from router import document as route_document
+from router.faults import RouteError
+from router.routes import Route
 
 ENV_PREFIX = "SLUICE__"
 _FIELD = re.compile(r"Object (?P<what>contains unknown|missing required) field `(?P<name>.*)`")
@@ -77,6 +79,8 @@ class ModelsConfig(_Section, frozen=True):
     """Bound of each version's queue, in rows."""
     intra_op_threads: NonNegative = 0
     """Threads per instance; 0: the usable cores shared by a model's instances."""
+    poll_s: Annotated[float, Meta(ge=0)] = 0.0
+    """How often the folder is looked through for changed models; 0: never."""
 
 
 class RedisConfig(_Section, frozen=True):
@@ -107,26 +111,31 @@ class PredictionLogConfig(_Section, frozen=True):
     """Bytes kept of one tensor; the rest is cut and flagged."""
 
 
-class VariantConfig(_Section, frozen=True):
-    """One arm of a route."""
+class ControlConfig(_Section, frozen=True):
+    """How routes are kept, changed and shared between gateways."""
 
-    model: Name
-    """Folder in the model repository."""
-    version: Annotated[str, Meta(pattern=r"^[1-9][0-9]*\Z")]
-    """Version folder of it."""
-    weight: Decimal
-    """Percent; a route's weights sum to exactly 100; at most four decimals."""
+    state: str = ".sluice"
+    """Folder, relative to the configuration file: the routes where there is no Redis, the last
+    known good ones where there is."""
+    poll_ms: Annotated[int, Meta(ge=50)] = 1_000
+    """How often Redis is asked for changed routes, give or take a fifth."""
+    pubsub: bool = True
+    """Let Redis say when a route has changed, so that nobody waits for the next poll."""
+    timeout_s: Annotated[float, Meta(gt=0)] = 2.0
+    """Longest wait for Redis to answer."""
+    auth: Literal["none", "token"] = "none"
+    """token: the admin API takes only principals with the role viewer (reads) or operator."""
 
 
-class RouteConfig(_Section, frozen=True):
-    """A public name and its split."""
+class PrincipalConfig(_Section, frozen=True):
+    """Somebody who may authenticate with `authorization: Bearer KEY`."""
 
-    variants: dict[Name, VariantConfig]
-    """The arms by name; a table of their own, see below."""
-    key: list[str] = []
-    """Where the sticky key is read: 'header:NAME' or 'parameter:NAME'; first present wins."""
-    salt: str = ""
-    """Shuffles the key space; empty: the route's name."""
+    key_sha256: Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z")]
+    """SHA-256 of the key, in lower-case hexadecimal: the key itself is never in the file."""
+    tenant: str = ""
+    """What rules about tenants see."""
+    roles: list[Literal["tester", "viewer", "operator"]] = []
+    """tester: may choose a variant by a header, where a rule allows it."""
 
 
 class Config(_Section, frozen=True):
@@ -137,7 +146,10 @@ class Config(_Section, frozen=True):
     redis: RedisConfig | None = None
     """Absent: serve without a prediction log."""
     prediction_log: PredictionLogConfig = PredictionLogConfig()
-    routes: dict[Name, RouteConfig] = {}
+    control: ControlConfig = ControlConfig()
+    principals: dict[Name, PrincipalConfig] = {}
+    routes: dict[Name, dict[str, Any]] = {}  # Any: router.document reads it
+    """Route documents by name: the first revision of routes that are not stored yet."""
 
 
 def load(path: Path, environ: Mapping[str, str]) -> Config:
@@ -163,7 +175,7 @@ def parse(document: Mapping[str, Any]) -> Config:  # Any: a TOML document before
         ConfigError: with the path of the field at fault.
     """
     try:
-        config = msgspec.convert(_typed(document), Config)
+        config = msgspec.convert(_plain(document), Config)
     except msgspec.ValidationError as exc:
         raise _as_config_error(exc, document) from None
     for field in ("http", "grpc", "metrics", "admin"):
@@ -219,26 +231,22 @@ def _only(document: Mapping[str, Any], keys: Sequence[str], key: str) -> dict[st
 
 def _fails_alone(document: Mapping[str, Any], keys: Sequence[str], key: str) -> bool:
     try:
-        msgspec.convert(_typed(_only(document, keys, key)), Config)
+        msgspec.convert(_plain(_only(document, keys, key)), Config)
     except msgspec.ValidationError:
         return True
     return False
 
 
-def _typed(value: Any, path: str = "$") -> Any:  # Any: TOML
-    """Return weights as exact decimals and every other number as TOML means it.
+def _plain(document: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the document with numbers as TOML means them; routes keep their exact decimals."""
+    return {k: v if k == "routes" else _floats(v) for k, v in document.items()}
 
-    Raises:
-        ConfigError: a weight that is no number (msgspec would take text for a decimal).
-    """
+
+def _floats(value: Any) -> Any:  # Any: TOML
     if isinstance(value, Mapping):
-        return {k: _typed(v, f"{path}.{k}") for k, v in value.items()}
+        return {k: _floats(v) for k, v in value.items()}
     if isinstance(value, list):
-        return [_typed(item, f"{path}[{n}]") for n, item in enumerate(value)]
-    if path.endswith(".weight"):
-        if isinstance(value, bool) or not isinstance(value, int | Decimal):
-            raise ConfigError(path, f"Expected a number, got `{type(value).__name__}`")
-        return Decimal(value)
+        return [_floats(item) for item in value]
     return float(value) if isinstance(value, Decimal) else value
 
 
@@ -298,33 +306,20 @@ def address(text: str, *, path: str) -> tuple[str, int]:
 
 
 def routes(config: Config) -> list[Route]:
-    """Return the configured routes, at revision 1.
+    """Return the configured routes; their revision is 0, as no store has numbered them.
 
     Raises:
-        ConfigError: a weight, a sum or a key source that cannot be.
+        ConfigError: a route that cannot be; names its first fault.
     """
     made = []
-    for name, route in config.routes.items():
-        at = f"$.routes.{name}"
+    for name, document in config.routes.items():
         try:
-            made.append(_route(name, route))
+            made.append(route_document.read(document, name=name))
         except RouteError as exc:
-            raise ConfigError(f"{at}.{exc.path}", exc.sentence) from None
+            fault = exc.faults[0]
+            dotted = f".{fault.dotted}" if fault.dotted else ""
+            raise ConfigError(f"$.routes.{name}{dotted}", fault.sentence) from None
     return made
-
-
-def _route(name: str, config: RouteConfig) -> Route:
-    variants = tuple(
-        Variant(
-            name=arm,
-            model=variant.model,
-            version=variant.version,
-            slots=slots_of_weight(variant.weight, path=f"variants.{arm}.weight"),
-        )
-        for arm, variant in config.variants.items()
-    )
-    key = tuple(KeySource.parse(text, path=f"key[{n}]") for n, text in enumerate(config.key))
-    return Route(name=name, revision=1, salt=config.salt or name, key=key, variants=variants)
 
 
 def check_targets(config: Config, base: Path) -> Path:
@@ -336,13 +331,11 @@ def check_targets(config: Config, base: Path) -> Path:
     root = base / config.models.repository
     if not root.is_dir():
         raise ConfigError("$.models.repository", f"{root} is not a folder")
-    for name, route in config.routes.items():
-        for arm, variant in route.variants.items():
-            at = f"$.routes.{name}.variants.{arm}"
-            if not (root / variant.model).is_dir():
-                raise ConfigError(f"{at}.model", f"model {variant.model!r} is not in {root}")
-            if not (root / variant.model / variant.version).is_dir():
-                raise ConfigError(
-                    f"{at}.version", f"model {variant.model!r} has no version {variant.version!r}"
-                )
+    for route in routes(config):
+        for path, model, version in route.targets():
+            at = f"$.routes.{route.name}.{'.'.join(map(str, path))}"
+            if not (root / model).is_dir():
+                raise ConfigError(f"{at}.model", f"model {model!r} is not in {root}")
+            if not (root / model / version).is_dir():
+                raise ConfigError(f"{at}.version", f"model {model!r} has no version {version!r}")
     return root

@@ -2,7 +2,8 @@
 
 Knows the route table and the repository; knows no protocol. The rules, in order:
 
-  name has a route, no version   the split decides (reason slot or random)
+  name has a route, no version   the route decides (reasons of router/policy.py); if the variant
+                                 cannot serve, the route's fallback does (reason fallback)
   name has a route, version N    the version N that the route's variants name, if it is one model's;
                                  else version N of the model of that name (reason version)
   name is a model, no version    its highest version that is ready (reason model)
@@ -14,16 +15,20 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
-from engines.errors import UnknownModel
-from engines.repository import Repository, ServedVersion
+from engines.errors import InvalidInput, UnknownModel, VersionNotReady
+from engines.repository import Repository
+from engines.served import ServedVersion
 from gateway.errors import UnknownName
+from gateway.principals import Principal, Principals
 from gateway.request import InferRequest, ParameterValue
-from router.policy import CompiledRoute
-from router.routes import Route
+from router.policy import CompiledRoute, KeyRequired
+from router.routes import Route, Variant
+from router.rules import NOBODY, Facts
 from router.table import RouteTable
 
 REASON_VERSION = "version"
 REASON_MODEL = "model"
+REASON_FALLBACK = "fallback"
 
 
 class Target(NamedTuple):
@@ -33,21 +38,36 @@ class Target(NamedTuple):
     route: str
     """Empty where no route was involved."""
     variant: str
+    """The variant that serves."""
     revision: int
     reason: str
     propensity: float
-    """Probability of the choice; 1 where nothing was drawn."""
+    """Probability of the assignment; 1 where nothing was drawn."""
+    assigned: str = ""
+    """The variant that the split chose; another one serves where it cannot."""
+    split: CompiledRoute | None = None
+    """The snapshot that chose; None where nothing was split."""
+    key: bytes | None = None
+    """The request's sticky key."""
 
 
 class Directory:
     """Resolves public names. Reads one route snapshot per call."""
 
     def __init__(
-        self, *, routes: RouteTable, repository: Repository, draw: Callable[[], float]
+        self,
+        *,
+        routes: RouteTable,
+        repository: Repository,
+        principals: Principals,
+        draw: Callable[[], float],
     ) -> None:
         self.routes = routes
         self.repository = repository
+        self._principals = principals
         self._draw = draw
+        self.overrides_ignored: dict[str, int] = {}
+        """By route: requests that asked for a variant without being a tester's."""
 
     def knows(self, name: str) -> bool:
         """Whether a route or a model has this name."""
@@ -58,26 +78,73 @@ class Directory:
 
         Raises:
             UnknownName: nothing answers to the name or version.
-            VersionNotReady: the model has no version that is ready.
+            VersionNotReady: no version that could serve is ready.
+            InvalidInput: the route wants a key, and there is none.
         """
         compiled = self.routes.snapshot.get(request.name)
         if compiled is None or request.version:
             return self._pinned(request.name, request.version, compiled)
-        decision = compiled.decide(read_key(compiled.route, request), self._draw)
-        variant = decision.variant
+        route = compiled.route
+        who = self._principals.identify(request.header) if compiled.asks_who else None
+        key = read_key(route, request, who)
+        facts = facts_of(request, who) if compiled.has_rules else NOBODY
+        try:
+            decision = compiled.decide(key, self._draw, facts)
+        except KeyRequired as exc:
+            raise InvalidInput(str(exc)) from None
+        if decision.override_ignored:
+            ignored = self.overrides_ignored
+            ignored[route.name] = ignored.get(route.name, 0) + 1
+        assigned = decision.variant
+        served = self._ready(assigned)
+        variant, reason = assigned.name, decision.reason
+        if served is None:
+            served, variant, reason = self._fall_back(route, assigned, reason)
         return Target(
-            self._get(variant.model, variant.version),
-            request.name,
-            variant.name,
-            compiled.route.revision,
-            decision.reason,
+            served,
+            route.name,
+            variant,
+            route.revision,
+            reason,
             decision.propensity,
+            assigned.name,
+            compiled,
+            key,
         )
+
+    def _ready(self, variant: Variant) -> ServedVersion | None:
+        """Return a variant's version if it serves now."""
+        try:
+            served = self.repository.get(variant.model, variant.version)
+        except UnknownModel:
+            return None
+        return served if served.is_ready else None
+
+    def _fall_back(
+        self, route: Route, assigned: Variant, reason: str
+    ) -> tuple[ServedVersion, str, str]:
+        """Return who serves instead of a variant that cannot.
+
+        Without a fallback that can: the version itself, which says why it is not ready when its
+        batcher is asked for; so the failure is counted and logged as that of its variant.
+        """
+        if route.fallback is not None:
+            instead = route.variant(route.fallback.to)
+            served = self._ready(instead)
+            if served is not None:
+                return served, instead.name, REASON_FALLBACK
+        try:
+            served = self.repository.get(assigned.model, assigned.version)
+        except UnknownModel as exc:
+            model, version = assigned.model, assigned.version
+            raise VersionNotReady(model=model, version=version, why=str(exc)) from None
+        return served, assigned.name, reason
 
     def _pinned(self, name: str, version: str, compiled: CompiledRoute | None) -> Target:
         if compiled is not None:
             served, variant = self._version_of_route(compiled.route, version)
-            return Target(served, name, variant, compiled.route.revision, REASON_VERSION, 1.0)
+            revision = compiled.route.revision
+            return Target(served, name, variant, revision, REASON_VERSION, 1.0, variant)
         if version:
             return Target(self._get(name, version), "", "", 0, REASON_VERSION, 1.0)
         if not self.repository.has_model(name):
@@ -132,7 +199,8 @@ class Directory:
         return [served.version for served in self.repository.ready_versions(name)]
 
     def is_ready(self, name: str, version: str = "") -> bool:
-        """Whether a request would be served now; a route needs each variant that gets traffic.
+        """Whether a request would be served now; a route needs its fallback, or each variant that
+        gets traffic.
 
         Raises:
             UnknownName: nothing answers to the name or version.
@@ -144,11 +212,10 @@ class Directory:
             if not self.repository.has_model(name):
                 raise nobody(name)
             return bool(self.repository.ready_versions(name))
-        return all(
-            self._get(variant.model, variant.version).is_ready
-            for variant in compiled.route.variants
-            if variant.slots
-        )
+        route = compiled.route
+        if route.fallback and self._ready(route.variant(route.fallback.to)) is not None:
+            return True
+        return all(self._ready(variant) is not None for variant in route.variants if variant.slots)
 
 
 def nobody(name: str) -> UnknownName:
@@ -156,17 +223,26 @@ def nobody(name: str) -> UnknownName:
     return UnknownName(f"no route and no model is named {name!r}")
 
 
-def read_key(route: Route, request: InferRequest) -> bytes | None:
+def facts_of(request: InferRequest, who: Principal | None) -> Facts:
+    """Return what a route's rules may ask of a request."""
+    if who is None:
+        return Facts(header=request.header)
+    return Facts(header=request.header, tenant=who.tenant, roles=who.roles)
+
+
+def read_key(route: Route, request: InferRequest, who: Principal | None) -> bytes | None:
     """Return the request's key for a route: the first source that is present and not empty.
 
-    Header values are taken byte for byte; parameters as UTF-8 text.
+    Header values are taken byte for byte; parameters and the principal's name as UTF-8 text.
     """
     for source in route.key:
         if source.kind == "header":
             header = request.header(source.name)
             key = header.encode("latin-1", "replace") if header else b""
-        else:
+        elif source.kind == "parameter":
             key = _parameter_key(request.parameters, source.name)
+        else:
+            key = who.name.encode() if who else b""
         if key:
             return key
     return None

@@ -11,6 +11,7 @@ from enum import IntEnum
 from typing import Final
 
 from engines import errors as engine_errors
+from router.faults import RouteError
 
 
 class GatewayError(Exception):
@@ -60,6 +61,29 @@ class Starting(GatewayError):
         super().__init__("the server is starting: its models are being loaded")
 
 
+class NotAuthenticated(GatewayError):
+    """The listener wants a key, and there is none that it knows."""
+
+    def __init__(self) -> None:
+        super().__init__("authenticate with 'authorization: Bearer KEY'")
+
+
+class ConditionMissing(GatewayError):
+    """A write that does not say which revision it changes."""
+
+
+class ConditionFailed(GatewayError):
+    """A write to a revision that is no longer the newest one."""
+
+
+class Conflict(GatewayError):
+    """A write that the state of the route does not allow."""
+
+
+class StoreUnavailable(GatewayError):
+    """Where routes are kept cannot be reached: they are served, and cannot be changed."""
+
+
 class Unrepresentable(GatewayError):
     """The answer cannot be written in the form that the caller asked for."""
 
@@ -74,9 +98,12 @@ class Code(IntEnum):
     NOT_FOUND = 5
     PERMISSION_DENIED = 7
     RESOURCE_EXHAUSTED = 8
+    FAILED_PRECONDITION = 9
+    ABORTED = 10
     UNIMPLEMENTED = 12
     INTERNAL = 13
     UNAVAILABLE = 14
+    UNAUTHENTICATED = 16
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,6 +133,12 @@ STATUSES: Final[dict[type[Exception], Status]] = {
     UnknownName: _NOT_FOUND,
     NotAllowed: Status(grpc=Code.PERMISSION_DENIED, http=403),
     NotSupported: Status(grpc=Code.UNIMPLEMENTED, http=501),
+    NotAuthenticated: Status(grpc=Code.UNAUTHENTICATED, http=401),
+    ConditionMissing: Status(grpc=Code.FAILED_PRECONDITION, http=428),
+    ConditionFailed: Status(grpc=Code.ABORTED, http=412),
+    Conflict: Status(grpc=Code.FAILED_PRECONDITION, http=409),
+    StoreUnavailable: _UNAVAILABLE,
+    RouteError: Status(grpc=Code.INVALID_ARGUMENT, http=422),
     Draining: _UNAVAILABLE,
     Starting: _UNAVAILABLE,
     engine_errors.InvalidInput: _INVALID,
@@ -149,5 +182,5 @@ class StatusTable:
         return any(cls in self._table for cls in type(exc).__mro__)
 
     def families(self) -> tuple[type[Exception], ...]:
-        """Return the two families of errors that adapters translate."""
-        return GatewayError, engine_errors.EngineError
+        """Return the families of errors that adapters translate."""
+        return GatewayError, engine_errors.EngineError, RouteError

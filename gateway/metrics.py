@@ -7,8 +7,7 @@ configuration, never from a request.
 
 from __future__ import annotations
 
-from bisect import bisect_left
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from typing import Final
 
 from prometheus_client.core import (
@@ -20,9 +19,10 @@ from prometheus_client.core import (
 from prometheus_client.registry import Collector
 
 from engines.batcher import BatcherStatistics, BatchReport, Executed
-from engines.repository import ServedVersion, VersionState
+from engines.served import ServedVersion, VersionState
 from gateway.directory import Target
 from gateway.errors import Code
+from gateway.histogram import Histogram
 from gateway.prediction_log.writer import LogStatistics
 
 # Seconds. From an in-process tiny model to a large image model on a CPU.
@@ -33,30 +33,6 @@ STAGE_BUCKETS: Final = (0.0001, 0.0002, *LATENCY_BUCKETS)
 ROWS_BUCKETS: Final = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 _LABELS: Final = ("route", "variant", "model", "version")
 _VERSION_LABELS: Final = ("model", "version")
-
-
-class Histogram:
-    """Counts by bucket and a sum; O(log buckets) to add to."""
-
-    __slots__ = ("_bounds", "counts", "total")
-
-    def __init__(self, bounds: Sequence[float]) -> None:
-        self._bounds = bounds
-        self.counts = [0] * (len(bounds) + 1)
-        self.total = 0.0
-
-    def observe(self, value: float) -> None:
-        """Count one value."""
-        self.counts[bisect_left(self._bounds, value)] += 1
-        self.total += value
-
-    def cumulative(self) -> list[tuple[str, float]]:
-        """Return (upper bound, values at or below it) as Prometheus wants them."""
-        out, running = [], 0
-        for bound, count in zip((*self._bounds, float("inf")), self.counts, strict=True):
-            running += count
-            out.append(("+Inf" if bound == float("inf") else str(float(bound)), float(running)))
-        return out
 
 
 class _Cell:

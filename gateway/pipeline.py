@@ -13,20 +13,34 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
+from typing import Protocol
 
 from engines.batch_queue import QueuedRequest
 from engines.batcher import Batcher, Executed
 from engines.errors import Cancelled, InvalidInput
 from engines.tensors import Tensor
 from gateway import ids
-from gateway.directory import REASON_VERSION, Directory, Target
+from gateway.accounts import Accounts
+from gateway.directory import Directory, Target
 from gateway.errors import Draining, Starting, StatusTable
 from gateway.lifecycle import Lifecycle
-from gateway.metrics import RequestMetrics
 from gateway.prediction_log.record import PredictionRecord
 from gateway.prediction_log.writer import RecordSink
-from gateway.request import InferRequest, InferResponse, ParameterValue, ServedBy
-from gateway.statistics import StatisticsBook
+from gateway.request import (
+    InferRequest,
+    InferResponse,
+    ParameterValue,
+    ServedBy,
+    correlation_id,
+)
+
+
+class Watch(Protocol):
+    """What is done with the requests of some routes, beside answering them (route_watch.py)."""
+
+    def admitted(self, call: Call, target: Target) -> None:
+        """A request of a watched route is queued; never raises, never waits."""
+
 
 Reply = Callable[[InferResponse | Exception, ServedBy], None]
 
@@ -80,17 +94,17 @@ class Pipeline:
         *,
         directory: Directory,
         lifecycle: Lifecycle,
-        statistics: StatisticsBook,
-        metrics: RequestMetrics,
+        accounts: Accounts,
         log: RecordSink,
         statuses: StatusTable,
+        watch: Watch,
     ) -> None:
         self._directory = directory
         self._lifecycle = lifecycle
-        self._statistics = statistics
-        self._metrics = metrics
+        self._accounts = accounts
         self._log = log
         self._statuses = statuses
+        self._watch = watch
         self._calls: set[Call] = set()
         self._idle = asyncio.Event()
         self._is_abandoning = False
@@ -127,7 +141,7 @@ class Pipeline:
 
     def refuse(self, exc: Exception, protocol: str) -> None:
         """Count a request that an adapter answered with an error without submitting it."""
-        self._metrics.count_refused(protocol, int(self._statuses.of(exc).grpc))
+        self._accounts.refused(protocol, int(self._statuses.of(exc).grpc))
 
     def _admit(self, call: Call) -> None:
         if not self._lifecycle.is_ready:
@@ -150,6 +164,8 @@ class Pipeline:
         )
         call.batcher = batcher
         batcher.submit(queued)
+        if target.split is not None and target.split.is_watched:
+            self._watch.admitted(call, target)
 
     def finish(self, call: Call, outcome: object) -> None:
         """Answer, count and log a request; called once per call."""
@@ -162,42 +178,22 @@ class Pipeline:
         served_by = _served_by(call)
         answer = _answer(call, outcome)
         executed = outcome if isinstance(outcome, Executed) else None
-        self._count(call, answer, executed, total_ns)
+        error = answer if isinstance(answer, Exception) else None
+        self._accounts.answered(
+            call.target,
+            executed,
+            protocol=call.request.protocol,
+            code=int(self._statuses.of(error).grpc) if error else 0,
+            rows=call.queued.rows if call.queued else 0,
+            total_ns=total_ns,
+            now_ms=call.ts_us // 1_000,
+        )
         if not isinstance(answer, Cancelled):
             self._record(call, answer, executed, total_ns)
         # The queued request refers to the call by its callback: without this, tensors would live
         # on until the next run of the garbage collector.
         call.queued = None
         call.reply(answer, served_by)
-
-    def _count(
-        self,
-        call: Call,
-        answer: InferResponse | Exception,
-        executed: Executed | None,
-        total_ns: int,
-    ) -> None:
-        target, now_ms = call.target, call.ts_us // 1_000
-        error = answer if isinstance(answer, Exception) else None
-        code = int(self._statuses.of(error).grpc) if error else 0
-        self._metrics.observe(target, call.request.protocol, code, total_ns, executed)
-        if target is None:
-            return
-        served = target.served
-        rows = [self._statistics.row(served.model, served.version)]
-        if target.route and target.reason != REASON_VERSION:
-            rows.append(self._statistics.row(target.route, ""))
-        for row in rows:
-            if executed is None or call.queued is None or error is not None:
-                row.add_failure(total_ns=total_ns, now_ms=now_ms)
-                continue
-            row.add_success(
-                executed,
-                rows=call.queued.rows,
-                total_ns=total_ns,
-                now_ms=now_ms,
-                source=f"{served.model}/{served.version}",
-            )
 
     def _record(
         self,
@@ -214,14 +210,14 @@ class Pipeline:
         metadata = call.batcher.metadata if call.batcher else None
         record = PredictionRecord(
             rid=call.rid,
-            cid=request.id or request.header("x-request-id") or "",
+            cid=correlation_id(request),
             ts_us=call.ts_us,
             name=request.name,
             model=target.served.model if target else "",
             version=target.served.version if target else request.version,
             artefact=bytes.fromhex(metadata.artifact_sha256[:16]) if metadata else b"",
             revision=target.revision if target else 0,
-            variant=target.variant if target else "",
+            variant=target.assigned if target else "",
             served=target.variant if target and executed else "",
             propensity=target.propensity if target else 1.0,
             reason=target.reason if target else "",
@@ -264,6 +260,7 @@ def _served_by(call: Call) -> ServedBy:
     return ServedBy(
         request_id=request_id,
         variant=target.variant,
+        assigned=target.assigned if target.assigned != target.variant else "",
         revision=target.revision,
         reason=target.reason,
     )

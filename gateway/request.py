@@ -47,6 +47,11 @@ class InferRequest:
     answer, and is counted and logged as such."""
 
 
+def correlation_id(request: InferRequest) -> str:
+    """Return the caller's own id of a request: the id in it, or else that of its headers."""
+    return request.id or request.header("x-request-id") or ""
+
+
 @dataclass(slots=True, kw_only=True)
 class InferResponse:
     """The answer to one request."""
@@ -69,11 +74,13 @@ class ServedBy:
     request_id: str
     """x-request-id: the record's rid, a UUIDv7."""
     variant: str = ""
-    """Empty without a route."""
+    """The variant that serves; empty without a route."""
+    assigned: str = ""
+    """The variant that the route chose, where another one serves in its place; else empty."""
     revision: int = 0
     """Of the route; 0 without one."""
     reason: str = ""
-    """slot, random, version, or model where no route was involved."""
+    """slot, random, no_key, rule:<name>, fallback, version, or model without a route."""
 
     def headers(self) -> list[tuple[str, str]]:
         """Return the header or metadata lines, lower-case, of what is known."""
@@ -82,6 +89,8 @@ class ServedBy:
             lines.append(("x-sluice-reason", self.reason))
         if self.variant:
             lines.append(("x-sluice-variant", self.variant))
+        if self.assigned:
+            lines.append(("x-sluice-assigned", self.assigned))
         if self.revision:
             lines.append(("x-sluice-revision", str(self.revision)))
         return lines

@@ -5,15 +5,12 @@
 
 SHA-256 because every standard library and SQL engine has it: a data team can recompute who saw
 what. The high word of the product has no modulo bias. Keys are taken byte for byte as received: no
-trimming, no case folding, no Unicode normalisation.
+trimming, no case folding, no Unicode normalisation. Who owns which slots: slot_map.py.
 """
 
 from __future__ import annotations
 
-from bisect import bisect_right
-from collections.abc import Sequence
 from hashlib import sha256
-from itertools import accumulate
 from typing import Final
 
 SLOTS: Final = 1_000_000
@@ -27,27 +24,14 @@ class KeySpace:
     def __init__(self, salt: str) -> None:
         self._salted = sha256(salt.encode() + b"\0")
 
-    def slot(self, key: bytes) -> int:
-        """Return the slot of a key, 0 to 999_999."""
+    def hash(self, key: bytes) -> int:
+        """Return the hash of a key, 0 to 2**64 - 1."""
         digest = self._salted.copy()  # hashing the salt once saves half the cost of a key
         digest.update(key)
+        return int.from_bytes(digest.digest()[:8], "big")
+
+    def slot(self, key: bytes) -> int:
+        """Return the slot of a key, 0 to 999_999."""
+        digest = self._salted.copy()
+        digest.update(key)
         return (int.from_bytes(digest.digest()[:8], "big") * SLOTS) >> 64
-
-
-class SlotMap:
-    """Who owns which slots: consecutive ranges of the given sizes, in the given order.
-
-    Invariant: the sizes add up to SLOTS, so every slot has exactly one owner; an owner of size 0
-    owns none.
-    """
-
-    __slots__ = ("_ends",)
-
-    def __init__(self, sizes: Sequence[int]) -> None:
-        if sum(sizes) != SLOTS or min(sizes, default=-1) < 0:
-            raise ValueError(f"slot sizes {list(sizes)} do not make {SLOTS}")
-        self._ends = list(accumulate(sizes))
-
-    def owner(self, slot: int) -> int:
-        """Return the index of the owner of a slot."""
-        return bisect_right(self._ends, slot)

@@ -15,17 +15,22 @@ Snapshot = Mapping[str, CompiledRoute]
 
 
 class RouteTable:
-    """Routes by public name. Replacing is one reference assignment."""
+    """Routes by public name. Every change is one reference assignment."""
 
     def __init__(self, routes: Iterable[Route] = ()) -> None:
-        self._snapshot: Snapshot = MappingProxyType({})
-        self.replace(routes)
+        self._snapshot: Snapshot = MappingProxyType(
+            {route.name: CompiledRoute.compile(route) for route in routes}
+        )
 
     @property
     def snapshot(self) -> Snapshot:
         """The routes in force now; never changes once read."""
         return self._snapshot
 
-    def replace(self, routes: Iterable[Route]) -> None:
-        """Put other routes in force, all at once."""
-        self._snapshot = MappingProxyType({r.name: CompiledRoute.compile(r) for r in routes})
+    def put(self, compiled: CompiledRoute) -> None:
+        """Put a route in force, in the place of the one of its name."""
+        self._snapshot = MappingProxyType({**self._snapshot, compiled.route.name: compiled})
+
+    def remove(self, name: str) -> None:
+        """Take a route out of force; nothing if there is none."""
+        self._snapshot = MappingProxyType({n: c for n, c in self._snapshot.items() if n != name})

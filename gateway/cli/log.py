@@ -33,6 +33,7 @@ def tail(arguments: argparse.Namespace) -> int:
             from_start=arguments.from_start,
             follow=not arguments.no_follow,
             count=arguments.count,
+            shadows=arguments.shadows,
         ):
             print(render(prediction), flush=True)
     except redis.RedisError as exc:

@@ -55,6 +55,7 @@ def parser() -> argparse.ArgumentParser:
     tail.add_argument("--from-start", action="store_true", help="begin with the oldest record")
     tail.add_argument("--no-follow", action="store_true", help="stop at the end of the stream")
     tail.add_argument("--count", type=int, metavar="N", help="stop after N records")
+    tail.add_argument("--shadows", action="store_true", help="what shadows answered, instead")
     tail.add_argument("--json", action="store_true", help="one JSON object per line")
 
     demo = commands.add_parser("demo", help="train, serve and query a digit classifier")

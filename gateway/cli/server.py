@@ -13,6 +13,7 @@ from pathlib import Path
 from gateway import config as configuration
 from gateway import logs
 from gateway.config import Config, ConfigError
+from gateway.route_control.file_store import StoreLocked
 from gateway.sockets import AddressInUse
 
 
@@ -46,8 +47,8 @@ def serve(arguments: argparse.Namespace) -> int:
         return 2
     logs.configure()
     try:
-        run_loop(app.serve(config, root))
-    except AddressInUse as exc:
+        run_loop(app.serve(config, root, arguments.config.parent))
+    except (AddressInUse, StoreLocked) as exc:
         logging.getLogger(__name__).error("cannot start", extra={"reason": str(exc)})
         return 1
     return 0

@@ -208,7 +208,15 @@ def routes(endpoints: PredictEndpoints, infer: InferEndpoint) -> list[Route]:
     ]
 
 
-def error_handlers(statuses: StatusTable) -> dict[Any, Any]:  # Any: starlette's own type
+def refusal(statuses: StatusTable, exc: Exception) -> Response:
+    """Return the answer to a request that is refused."""
+    status, content, headers = bodies.error_answer(statuses, exc)
+    return Response(content, status, {k.decode(): v.decode() for k, v in headers})
+
+
+def error_handlers(
+    statuses: StatusTable, refuse: Callable[[StatusTable, Exception], Response] = refusal
+) -> dict[Any, Any]:  # Any: starlette's own type
     """Return Starlette exception handlers that answer in the protocol's one error form."""
 
     async def on_http(request: Request, exc: Exception) -> Response:
@@ -221,8 +229,7 @@ def error_handlers(statuses: StatusTable) -> dict[Any, Any]:  # Any: starlette's
         return Response(bodies.error_body(sentence), status, headers, "application/json")
 
     async def on_error(_: Request, exc: Exception) -> Response:
-        status, content, headers = bodies.error_answer(statuses, exc)
-        return Response(content, status, {k.decode(): v.decode() for k, v in headers})
+        return refuse(statuses, exc)
 
     handlers: dict[Any, Any] = {HTTPException: on_http, Exception: on_error}  # Any: as above
     return handlers | dict.fromkeys(statuses.families(), on_error)

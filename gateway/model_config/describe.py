@@ -16,7 +16,7 @@ from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
 
 from engines.base import ModelMetadata, ModelSpec, TensorSpec
-from engines.repository import batch_policy
+from engines.loading import batch_policy
 from gateway.model_config.fields import map_values
 from gateway.model_config.placement import CPU
 from gateway.model_config.read import ConfiguredSpec

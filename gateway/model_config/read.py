@@ -18,7 +18,7 @@ from google.protobuf import text_format
 
 from engines.base import EngineConfig, ModelSpec, VersionPolicy
 from engines.errors import ModelLoadError
-from engines.repository import version_names
+from engines.folders import version_names
 from gateway.config import ModelsConfig
 from gateway.model_config import batching, placement
 from gateway.model_config.fields import FieldError, refuse_unsupported, unknown_fields

@@ -72,7 +72,7 @@ class RecordBuffer:
         self._queue: deque[Entry] = deque()
         self._in_flight = 0
         self._held_bytes = 0
-        self._sequences: dict[str, int] = {}
+        self._sequences: dict[tuple[str, bool], int] = {}
         self._is_shut = False
         self.offered = 0
         self.written = 0
@@ -100,8 +100,9 @@ class RecordBuffer:
         """Queue a record, or drop and count it; O(1), never raises."""
         self.offered += 1
         # A dropped record has used its number: the gap is how a reader sees the loss.
-        seq = self._sequences.get(record.name, 0) + 1
-        self._sequences[record.name] = seq
+        stream = record.name, record.is_shadow
+        seq = self._sequences.get(stream, 0) + 1
+        self._sequences[stream] = seq
         try:
             held_bytes = nbytes(record)
         except Exception:  # a record that breaks its type must not cost its caller the answer

@@ -3,6 +3,15 @@
 Synchronous, over a plain redis-py client; knows keys and entries, nothing of the gateway's process.
 Consumers that must not miss anything use a consumer group of their own; this reader has no state in
 Redis and disturbs nobody. Entries that are no records of a known codec are skipped and logged.
+
+What shadows answered stands in streams of its own, which `shadows=True` reads instead of the live
+ones. A shadow's record joins that of the request it copies by id, live.rid == shadow.parent_rid:
+
+    live = {record.rid: record for record in live_records}
+    pairs = [(live[s.parent_rid], s) for s in shadow_records if s.parent_rid in live]
+
+One request has one record per shadow that answered it or failed at it; `served` names the shadow,
+`variant` the live variant that the request was assigned, and the inputs are in the live record.
 """
 
 from __future__ import annotations
@@ -63,11 +72,14 @@ def known_names(client: redis.Redis) -> list[str]:
     return sorted(_text(member) for member in client.smembers(NAMES_KEY))
 
 
-def streams(client: redis.Redis, names: Sequence[str] | None = None) -> list[str]:
-    """Return the keys of the streams of these names, or of all names, sorted."""
+def streams(
+    client: redis.Redis, names: Sequence[str] | None = None, *, shadows: bool = False
+) -> list[str]:
+    """Return the keys of the live or shadow streams of these names, or of all names, sorted."""
     keys: set[str] = set()
     for name in known_names(client) if names is None else names:
-        keys.update(_text(member) for member in client.smembers(streams_key(name)))
+        registry = streams_key(name, is_shadow=shadows)
+        keys.update(_text(member) for member in client.smembers(registry))
     return sorted(keys)
 
 
@@ -78,25 +90,28 @@ def tail(
     from_start: bool,
     follow: bool,
     count: int | None,
+    shadows: bool = False,
 ) -> Iterator[LoggedPrediction]:
     """Yield the records of these names (None: all), of all replicas, in order of entry id.
+
+    The live records, or those of the shadows instead.
 
     `from_start` begins at the oldest entry. Without it, `follow` begins at what comes now, and
     without `follow` too it is the last `count` entries (10 unless told). `follow` does not end by
     itself; it merges replicas as their entries come in. At most `count` records are yielded.
     """
-    keys = streams(client, names)
+    keys = streams(client, names, shadows=shadows)
     if not from_start and not follow:
         return iter(_last(client, keys, SHOWN_BY_DEFAULT if count is None else count))
     # Read now and not at the first `next`: what is written from here on belongs to the answer.
     positions = {key: BEFORE_ALL if from_start else _last_id(client, key) for key in keys}
     past = _history(client, positions) if from_start else iter(())
-    coming = _coming(client, positions, names) if follow else iter(())
+    coming = _coming(client, positions, names, shadows) if follow else iter(())
     return islice(chain(past, coming), count)
 
 
 def find(client: redis.Redis, name: str, rid: bytes) -> LoggedPrediction | None:
-    """Return the record of a request id under a public name, or None.
+    """Return the live record of a request id under a public name, or None.
 
     The time in the id bounds the search: an entry is never older than its request.
     """
@@ -114,8 +129,14 @@ def find(client: redis.Redis, name: str, rid: bytes) -> LoggedPrediction | None:
 
 
 def render_line(prediction: LoggedPrediction) -> str:
-    """Return one line for a person: when, what, who answered and how, first values in and out."""
+    """Return one line for a person: when, what, who answered and how, first values in and out.
+
+    The line of a shadow names the request that it copies in the place of the inputs.
+    """
     who = f"{prediction.model}/{prediction.version}" if prediction.model else "-"
+    question = _summary(prediction.inputs)
+    if prediction.is_shadow:
+        question = f"copy of {as_text(prediction.parent_rid)}"
     outcome = prediction.error or _summary(prediction.outputs)
     words = [
         _time(prediction.ts_us),
@@ -126,7 +147,7 @@ def render_line(prediction: LoggedPrediction) -> str:
         str(prediction.status),
         f"{prediction.total_us / 1e3:.1f}ms",
         as_text(prediction.rid),
-        f"{_summary(prediction.inputs)} -> {outcome}",
+        f"{question} -> {outcome}",
     ]
     return _printable(" ".join(words))
 
@@ -138,6 +159,7 @@ def render_json(prediction: LoggedPrediction) -> str:
         "time": _time(prediction.ts_us),
         "rid": as_text(prediction.rid),
         "artefact": prediction.artefact.hex(),
+        "parent_rid": as_text(prediction.parent_rid) if prediction.parent_rid else "",
         "inputs": {name: _tensor_json(tensor) for name, tensor in prediction.inputs.items()},
         "outputs": {name: _tensor_json(tensor) for name, tensor in prediction.outputs.items()},
     }
@@ -153,7 +175,7 @@ def _history(client: redis.Redis, positions: dict[str, EntryId]) -> Iterator[Log
 
 
 def _coming(
-    client: redis.Redis, positions: dict[str, EntryId], names: Sequence[str] | None
+    client: redis.Redis, positions: dict[str, EntryId], names: Sequence[str] | None, shadows: bool
 ) -> Iterator[LoggedPrediction]:
     """Yield what comes in behind the positions, for ever, of new streams too."""
     while True:
@@ -163,7 +185,7 @@ def _coming(
                 prediction = _prediction(fields, key)
                 if prediction is not None:
                     yield prediction
-        for key in streams(client, names):
+        for key in streams(client, names, shadows=shadows):
             positions.setdefault(key, BEFORE_ALL)  # it did not exist when we began
 
 

@@ -59,7 +59,7 @@ class PredictionRecord:
     propensity: float = _UNKNOWN_PROPENSITY
     """Probability of the choice: 1 where nothing was drawn, 0 where it is not known."""
     reason: str = ""
-    """slot, random, version or model."""
+    """Why this variant: see gateway/directory.py; shadow for a shadow's answer."""
     error: str = ""
     """Class of the error answered; empty: none."""
     queue_us: int = 0
@@ -71,6 +71,10 @@ class PredictionRecord:
     inputs: tuple[Tensor, ...] = ()
     outputs: tuple[Tensor, ...] = ()
     """Data may be views: whoever holds the record keeps the batch's output alive."""
+    parent_rid: bytes = b""
+    """Of a shadow's record: the `rid` of the live request that it copies; else empty."""
+    is_shadow: bool = False
+    """Nobody was given this answer; the record goes to a stream apart from the live ones."""
 
 
 class Reduced(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -146,6 +150,8 @@ _KEYS: Final = {
     "inputs": "in",
     "outputs": "out",
     "worker": "wk",
+    "parent_rid": "prid",
+    "is_shadow": "sh",
 }
 
 
@@ -164,7 +170,8 @@ class LoggedPrediction(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=
     worker: str
     """One life of one gateway process."""
     seq: int
-    """Counts the records of this worker and name from 1, written or dropped: gaps are losses."""
+    """Counts the records of this worker, name and kind (live or shadow) from 1, written or dropped:
+    gaps are losses."""
     cid: str = ""
     model: str = ""
     version: str = ""
@@ -183,6 +190,8 @@ class LoggedPrediction(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=
     device: str = ""
     inputs: dict[str, LoggedTensor] = {}
     outputs: dict[str, LoggedTensor] = {}
+    parent_rid: bytes = b""
+    is_shadow: bool = False
 
     def arrays(self) -> tuple[dict[str, Array], dict[str, Array]]:
         """Return inputs and outputs by name, each as `LoggedTensor.array` gives it."""
@@ -236,6 +245,8 @@ def encode(record: PredictionRecord, *, worker: str, seq: int, capture_max_bytes
         device=record.device,
         inputs={t.name: _captured(t, capture_max_bytes) for t in record.inputs},
         outputs={t.name: _captured(t, capture_max_bytes) for t in record.outputs},
+        parent_rid=record.parent_rid,
+        is_shadow=record.is_shadow,
     )
     return CODEC_MSGPACK + _encoder.encode(logged)
 

@@ -63,7 +63,7 @@ class Shipper:
         self._max_entries = max_entries
         self._clock_ms = clock_ms
         self._pause = pause
-        self._streams: dict[str, Stream] = {}
+        self._streams: dict[tuple[str, bool], Stream] = {}
         self._forgotten_generation = 0
         self.is_sink_up: bool | None = None
         """None: not tried yet."""
@@ -74,11 +74,12 @@ class Shipper:
     def __repr__(self) -> str:
         return f"<Shipper {len(self._streams)} streams, up: {self.is_sink_up}>"
 
-    async def ship(self, name: str, entries: list[Entry]) -> None:
-        """Deliver records of one name, in order; returns when every one of them is settled."""
-        stream = self._streams.get(name)
+    async def ship(self, name: str, entries: list[Entry], *, is_shadow: bool) -> None:
+        """Deliver records of one stream, in order; returns when every one of them is settled."""
+        stream = self._streams.get((name, is_shadow))
         if stream is None:
-            stream = self._streams[name] = Stream(name, stream_key(name, self._replica))
+            key = stream_key(name, self._replica, is_shadow=is_shadow)
+            stream = self._streams[name, is_shadow] = Stream(name, key, is_shadow)
         batch = _Batch(stream, entries)
         delays = _retry_delays()
         while batch.entries:
@@ -137,7 +138,7 @@ class Shipper:
     async def _sync(self, stream: Stream) -> None:
         """Learn where the stream ends and make it known to readers; once per connection."""
         found = await self._sink.last_id(stream.key)
-        await self._sink.register(stream.name, stream.key)
+        await self._sink.register(stream.name, stream.key, is_shadow=stream.is_shadow)
         confirmed = stream.confirmed
         generation = self._sink.generation
         if stream.sync(found, generation) and self._forgotten_generation != generation:

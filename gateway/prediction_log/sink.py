@@ -146,10 +146,10 @@ class RedisSink:
         with _translated():
             await self._client.ping()
 
-    async def register(self, name: str, key: str) -> None:
+    async def register(self, name: str, key: str, *, is_shadow: bool) -> None:
         """Enter a stream into the sets by which readers find it."""
         with _translated():
-            await self._client.sadd(streams_key(name), key)
+            await self._client.sadd(streams_key(name, is_shadow=is_shadow), key)
             await self._client.sadd(NAMES_KEY, name)
 
     async def last_id(self, key: str) -> EntryId:

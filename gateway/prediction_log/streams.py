@@ -1,4 +1,7 @@
-"""Where entries stand in a stream: their ids, and what one writer knows about one stream.
+"""Where entries stand: the keys of streams, entry ids, and what one writer knows of one stream.
+
+A name has two kinds of stream per replica, live and shadow, each found through a set of its own: no
+reader of the live records meets an answer that nobody was given.
 
 Pure: knows no Redis, no event loop and no clock; the wall time is handed in.
 """
@@ -35,14 +38,14 @@ class EntryId(NamedTuple):
 BEFORE_ALL: Final = EntryId(0, 0)
 
 
-def stream_key(name: str, replica: str) -> str:
-    """Return the key of a name's live records written by one replica."""
-    return f"pl:{{{name}}}:{replica}"
+def stream_key(name: str, replica: str, *, is_shadow: bool = False) -> str:
+    """Return the key of a name's live or shadow records written by one replica."""
+    return f"pl:{{{name}}}:shadow:{replica}" if is_shadow else f"pl:{{{name}}}:{replica}"
 
 
-def streams_key(name: str) -> str:
-    """Return the key of the set that holds the keys of a name's streams."""
-    return f"pl:{{{name}}}:streams"
+def streams_key(name: str, *, is_shadow: bool = False) -> str:
+    """Return the key of the set that holds the keys of a name's live or shadow streams."""
+    return f"pl:{{{name}}}:shadow:streams" if is_shadow else f"pl:{{{name}}}:streams"
 
 
 @dataclass(slots=True)
@@ -51,6 +54,7 @@ class Stream:
 
     name: str
     key: str
+    is_shadow: bool = False
     last: EntryId = BEFORE_ALL
     """Greatest id given, or seen in Redis."""
     confirmed: EntryId = BEFORE_ALL

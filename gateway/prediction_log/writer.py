@@ -43,7 +43,10 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LogStatistics:
-    """Conservation, at every instant: offered = written + sum(dropped) + buffered."""
+    """Conservation, at every instant: offered = written + sum(dropped) + buffered.
+
+    Live and shadow records are counted together: they share the buffer.
+    """
 
     offered: int = 0
     written: int = 0
@@ -108,7 +111,7 @@ class PredictionLog:
     Redis down: records wait in the buffer, for as long as it has room.
 
     Use from the event loop's thread only. Names of records must be of a bounded set: each makes a
-    stream.
+    stream, and another one if it has shadows.
     """
 
     def __init__(
@@ -215,8 +218,8 @@ class PredictionLog:
             if self._buffer.queued < batch_records and not self._is_closing:
                 await self._wait(self._settings.linger_ms / 1e3, wake_at_records=batch_records)
             taken = self._buffer.take(max_records=batch_records, max_bytes=MAX_BATCH_BYTES)
-            for name, entries in self._encoded(taken).items():
-                await self._shipper.ship(name, entries)
+            for (name, is_shadow), entries in self._encoded(taken).items():
+                await self._shipper.ship(name, entries, is_shadow=is_shadow)
             await asyncio.sleep(0)  # gives way also where nothing was left to ship
 
     async def _pause(self, delay_s: float) -> None:
@@ -241,9 +244,9 @@ class PredictionLog:
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
 
-    def _encoded(self, taken: list[Entry]) -> dict[str, list[Entry]]:
-        """Encode what was taken and sort it by name; drop what cannot be encoded."""
-        by_name: dict[str, list[Entry]] = {}
+    def _encoded(self, taken: list[Entry]) -> dict[tuple[str, bool], list[Entry]]:
+        """Encode what was taken and sort it by stream; drop what cannot be encoded."""
+        by_stream: dict[tuple[str, bool], list[Entry]] = {}
         for entry in taken:
             record = entry.release()
             try:
@@ -260,8 +263,8 @@ class PredictionLog:
             if len(entry.blob) > MAX_ENTRY_BYTES:
                 self._buffer.settle_dropped((entry,), DropReason.OVERSIZE)
                 continue
-            by_name.setdefault(record.name, []).append(entry)
-        return by_name
+            by_stream.setdefault((record.name, record.is_shadow), []).append(entry)
+        return by_stream
 
     def _note_encode_error(self, exc: Exception) -> None:
         self._shipper.last_error = f"{type(exc).__name__}: {exc}"

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from engines import fake
 from engines.base import BatchPolicy, ModelMetadata, ModelSpec
 from engines.errors import ModelLoadError
-from engines.repository import batch_policy
+from engines.loading import batch_policy
 from gateway.config import ModelsConfig
 from gateway.model_config import ModelConfigs, read
 from gateway.model_config.fields import HONOURED, REFUSED, map_values, set_fields, unknown_fields

@@ -9,15 +9,15 @@ from typing import Final
 
 from engines.repository import Repository
 from engines.tensors import Tensor
-from gateway.directory import Directory
+from gateway.accounts import Accounts
+from gateway.directory import Directory, Target
 from gateway.errors import StatusTable
 from gateway.lifecycle import Lifecycle
-from gateway.metrics import RequestMetrics
 from gateway.pipeline import Call, Pipeline
 from gateway.prediction_log.record import PredictionRecord
 from gateway.prediction_log.writer import LogStatistics
+from gateway.principals import Principals
 from gateway.request import InferRequest, InferResponse, ServedBy
-from gateway.statistics import StatisticsBook
 from router.routes import KeySource, Route, Variant
 from router.slots import SLOTS
 from router.table import RouteTable
@@ -82,25 +82,35 @@ class Desk:
         self.repository = repository
         self.lifecycle = Lifecycle()
         self.lifecycle.serve()
-        self.statistics = StatisticsBook()
-        self.metrics = RequestMetrics()
+        self.accounts = Accounts()
+        self.statistics = self.accounts.statistics
+        self.metrics = self.accounts.metrics
         self.log = KeptRecords()
         self.draws: list[float] = []
         """What the directory draws, in turn; then 0."""
         self.directory = Directory(
-            routes=RouteTable(routes), repository=repository, draw=self._draw
+            routes=RouteTable(routes),
+            repository=repository,
+            principals=Principals({}),
+            draw=self._draw,
         )
+        self.watched: list[Target] = []
+        """What the pipeline handed to the watch of routes."""
         self.pipeline = Pipeline(
             directory=self.directory,
             lifecycle=self.lifecycle,
-            statistics=self.statistics,
-            metrics=self.metrics,
+            accounts=self.accounts,
             log=self.log,
             statuses=StatusTable(),
+            watch=self,
         )
 
     def _draw(self) -> float:
         return self.draws.pop(0) if self.draws else 0.0
+
+    def admitted(self, call: Call, target: Target) -> None:
+        """Keep the target of a request of a watched route."""
+        self.watched.append(target)
 
     def submit(
         self,

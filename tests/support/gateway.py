@@ -14,6 +14,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Coroutine, Iterator, Mapping
@@ -228,14 +229,15 @@ class GatewayInProcess:
     def __init__(self, loop: LoopThread, config: Document, root: Path) -> None:
         self.loop = loop
         self._is_stopped = False
+        self._base = tempfile.TemporaryDirectory(prefix="sluice-state-")
         checked = configuration.parse(with_free_ports(config))
-        self.app = loop.run(self._start(App, checked, root))
+        self.app = loop.run(self._start(App, checked, root, Path(self._base.name)))
         ports = {name: getattr(self.app.ports, name) for name in _LISTENERS}
         self.at = Addresses.of_ports(ports)
 
     @staticmethod
-    async def _start(make: type[App], config: configuration.Config, root: Path) -> App:
-        app = make(config, root)
+    async def _start(make: type[App], config: configuration.Config, root: Path, base: Path) -> App:
+        app = make(config, root, base)
         await app.start()
         return app
 
@@ -253,6 +255,7 @@ class GatewayInProcess:
         if not self._is_stopped:
             self._is_stopped = True
             self.loop.run(self.app.stop())
+            self._base.cleanup()
 
 
 @contextmanager

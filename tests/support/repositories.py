@@ -19,7 +19,8 @@ from engines.base import Engine, EngineConfig, ModelSpec, VersionPolicy
 from engines.batcher import BatchReport
 from engines.errors import ModelLoadError
 from engines.fake import FakeEngine
-from engines.repository import Repository, ServedVersion
+from engines.repository import Repository
+from engines.served import ServedVersion
 from tests.support.batching import HANG_S, Gate, Reply, make_request
 from tests.support.models import write_fake, write_identity, write_lookup
 
@@ -96,6 +97,11 @@ class Shelf:
         )
         self.fakes.append(engine)
         return engine
+
+    def end_hangs(self) -> None:
+        """Close every fake from outside, as no process could: its batches that hang end."""
+        for engine in self.fakes:
+            engine.close()
 
     def _sleep(self, pause_s: float) -> None:
         if not threading.current_thread().name.startswith("sluice-load"):

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from engines.base import EngineConfig
-from engines.errors import DeviceUnavailable, InvalidInput, ModelLoadError
+from engines.base import EngineConfig, ModelSpec, VersionPolicy
+from engines.errors import DeviceUnavailable, EngineClosed, InvalidInput, ModelLoadError
 from engines.fake import FakeEngine, load
+from engines.warmup import warm_up
+from tests.support.batching import HANG_S
 from tests.support.models import write_fake
 
 FLOATS = {"name": "x", "datatype": "FP32", "shape": [-1, 4]}
@@ -67,6 +70,59 @@ def test_a_scripted_failure_is_foreign_and_a_scripted_bad_value_is_the_callers(
     engine.infer({"x": np.full((1, 4), 15, np.float32)})
 
 
+def test_batches_fail_after_the_scripted_number_whatever_they_hold(tmp_path: Path) -> None:
+    engine = loaded(tmp_path, fail_after=2)
+    for _ in range(2):
+        engine.infer({"x": np.zeros((1, 4), np.float32)})
+    for _ in range(3):
+        with pytest.raises(RuntimeError, match="scripted failure"):
+            engine.infer({"x": np.zeros((1, 4), np.float32)})
+
+
+@pytest.mark.parametrize(
+    ("script", "harmless", "fatal"), [({"hang_on": 13}, 12, 13), ({"hang_after": 1}, 0, 0)]
+)
+def test_a_batch_that_hangs_holds_its_thread_until_the_engine_is_closed(
+    tmp_path: Path, script: dict[str, int], harmless: int, fatal: int
+) -> None:
+    engine = loaded(tmp_path, **script)
+    engine.infer({"x": np.full((1, 4), harmless, np.float32)})
+    outcome: list[BaseException] = []
+
+    def hang() -> None:
+        try:
+            engine.infer({"x": np.full((1, 4), fatal, np.float32)})
+        except EngineClosed as exc:
+            outcome.append(exc)
+
+    thread = threading.Thread(target=hang, daemon=True)
+    thread.start()
+    thread.join(0.05)
+    assert thread.is_alive()
+    engine.close()
+    thread.join(HANG_S)
+    assert not thread.is_alive()
+    assert [type(exc) for exc in outcome] == [EngineClosed]
+
+
+@pytest.mark.parametrize("script", [{"hang_after": 4}, {"fail_after": 4}])
+def test_a_script_can_spare_the_warm_up(tmp_path: Path, script: dict[str, int]) -> None:
+    engine = loaded(tmp_path, max_batch_size=8, **script)
+    config = EngineConfig()
+    spec = ModelSpec(
+        name="m",
+        directory=tmp_path,
+        backend="fake",
+        filename="model.json",
+        instances=1,
+        engine=config,
+        batching=None,
+        versions=VersionPolicy(),
+    )
+    warm_up(engine, spec)
+    assert engine.batches_run == 4
+
+
 def test_outputs_take_the_inputs_in_turn_and_their_own_datatypes(tmp_path: Path) -> None:
     outputs = [
         {"name": "a", "datatype": "INT64", "shape": [-1, 4]},
@@ -95,6 +151,9 @@ def test_outputs_take_the_inputs_in_turn_and_their_own_datatypes(tmp_path: Path)
         ({"latency_ms": "slow"}, "ValueError"),
         ({"max_batch_size": None}, "TypeError"),
         ({"fail_on": "never"}, "ValueError"),
+        ({"hang_on": []}, "ValueError"),
+        ({"hang_after": True}, "ValueError"),
+        ({"fail_after": 1.5}, "ValueError"),
     ],
 )
 def test_a_script_that_describes_no_model_is_a_load_error(

@@ -15,12 +15,9 @@ from engines.base import (
     VersionPolicy,
 )
 from engines.errors import UnknownModel, VersionNotReady
-from engines.repository import (
-    Repository,
-    ServedVersion,
-    VersionState,
-    batch_policy,
-)
+from engines.loading import batch_policy
+from engines.repository import Repository
+from engines.served import ServedVersion, VersionState
 from tests.support.repositories import Shelf, ask, open_repository
 
 

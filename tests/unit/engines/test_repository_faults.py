@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from engines.base import Engine, EngineConfig, TensorSpec
+from engines.base import Engine, EngineConfig, ModelSpec, TensorSpec
 from engines.batch_queue import QueuedRequest
 from engines.errors import InstanceFailed, VersionNotReady
-from engines.repository import IndexEntry, Repository, VersionState
+from engines.repository import Repository
+from engines.served import IndexEntry, VersionState
 from engines.tensors import from_array
 from tests.support.batching import Reply
 from tests.support.repositories import Shelf, ask, open_repository
@@ -129,6 +131,53 @@ def test_an_exception_that_no_loader_should_raise_is_a_reason_too(shelf: Shelf) 
                 "1/model.json does not load: LookupError('a fault in a loader')",
             )
         ]
+        await repository.close()
+
+    asyncio.run(scenario())
+
+
+def test_a_version_for_which_the_machine_has_no_thread_left_is_unavailable_and_not_loading_for_ever(
+    shelf: Shelf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shelf.add_fake("echo", "1")
+    start = threading.Thread.start
+
+    def refuse(thread: threading.Thread) -> None:
+        if thread.name.startswith("sluice-echo"):
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    async def scenario() -> None:
+        monkeypatch.setattr(threading.Thread, "start", refuse)
+        async with open_repository(shelf) as repository:
+            reason = '1: RuntimeError("can\'t start new thread")'
+            assert rows(repository) == [("echo", "1", "UNAVAILABLE", reason)]
+            monkeypatch.undo()
+            await repository.load("echo")
+            assert rows(repository) == [("echo", "1", "READY", "")]
+
+    asyncio.run(scenario())
+
+
+def test_a_folder_that_cannot_be_read_leaves_what_serves_serving(shelf: Shelf) -> None:
+    shelf.add_fake("echo", "1")
+    is_lost = False
+
+    def read_spec(directory: Path) -> ModelSpec:
+        if is_lost:
+            raise PermissionError(13, "Permission denied")
+        return shelf.read_spec(directory)
+
+    async def scenario() -> None:
+        nonlocal is_lost
+        repository = Repository(
+            root=shelf.root, read_spec=read_spec, loaders={"fake": shelf.load_fake}
+        )
+        await repository.start({})
+        is_lost = True
+        await repository.load("echo")
+        reason = "the last reload failed: echo cannot be read: Permission denied"
+        assert rows(repository) == [("echo", "1", "READY", reason)]
         await repository.close()
 
     asyncio.run(scenario())

@@ -1,0 +1,1 @@
+"""How route documents are stored, changed and brought to every replica."""

@@ -1,0 +1,129 @@
+"""What people ask about routes: the newest revision, the past, who has it, why a key goes where.
+
+Reads only; knows no HTTP. Answers are values, or JSON where the store keeps JSON.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from gateway.errors import UnknownName
+from gateway.route_control.asked import asked, trusted
+from gateway.route_control.in_force import Held, InForce
+from gateway.route_control.sync import Sync
+from router.revisions import Revision
+
+CONVERGENCE_POLL_S: Final = 0.02
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReplicaState:
+    """What one replica last said about one route."""
+
+    replica: str
+    generation: int
+    revision: int
+    digest: str
+    pending: str
+    """Why the newest revision is not in force there; empty: nothing waits."""
+    age_s: float
+    """Of its last word."""
+    is_converged: bool
+
+
+class RouteQuestions:
+    """Answers from what this replica knows, and from the store where that is not enough."""
+
+    def __init__(self, *, sync: Sync, in_force: InForce) -> None:
+        self._sync = sync
+        self.in_force = in_force
+        self._store = sync.stores.routes
+
+    def names(self) -> list[str]:
+        """Return the routes that are in force here."""
+        held = self.in_force.held
+        return sorted(name for name, h in held.items() if not h.revision.is_deleted)
+
+    def newest(self, name: str) -> Held:
+        """Return the newest revision of a route that is known here; raises UnknownName."""
+        held = self._sync.newest(name)
+        if held is None or held.revision.is_deleted:
+            raise unknown(name)
+        return held
+
+    async def current(self, name: str) -> Held | None:
+        """Return where the store has a route, deleted or not; raises as `asked`."""
+        stored = await asked(self._store.read(name))
+        return trusted(stored) if stored else None
+
+    async def revision(self, name: str, number: int) -> Revision:
+        """Return a revision of a route's history; raises UnknownName, StoreUnavailable."""
+        stored = await asked(self._store.revision(name, number))
+        if stored is None:
+            raise UnknownName(f"route {name!r} has no revision {number} in its history")
+        return trusted(stored).revision
+
+    async def history(self, name: str, limit: int) -> list[Held]:
+        """Return the newest revisions, the newest first; raises UnknownName, StoreUnavailable."""
+        found = await asked(self._store.history(name, limit))
+        if not found:
+            raise unknown(name)
+        return [trusted(stored) for stored in found]
+
+    async def audit(self, names: list[str], limit: int) -> list[dict[str, Any]]:  # Any: JSON
+        """Return the newest audit entries of some routes (none: of all), oldest first."""
+        wanted = names or sorted(await asked(self._store.heads()))
+        found: list[dict[str, Any]] = []
+        for name in wanted:
+            found += map(json.loads, await asked(self._store.audit(name, limit=limit)))
+        found.sort(key=lambda entry: str(entry["ts"]))
+        return found[-limit:]
+
+    async def convergence(self, name: str, at: tuple[int, int] | None = None) -> list[ReplicaState]:
+        """Return what every live replica serves of a route.
+
+        Args:
+            name: of the route.
+            at: position that counts as converged, or later ones; None: the newest known here.
+        """
+        position = at or self.newest(name).position
+        reports = await asked(self._sync.stores.board.replicas())
+        return [
+            _state(replica, name, age_s, json.loads(report), position)
+            for replica, (age_s, report) in sorted(reports.items())
+        ]
+
+    async def converged(self, name: str, at: tuple[int, int], within_s: float) -> list[str]:
+        """Wait until every live replica has a position; return those that have not, in the end."""
+        limit_s = time.monotonic() + within_s
+        while True:
+            states = await self.convergence(name, at)
+            laggards = [state.replica for state in states if not state.is_converged]
+            if not laggards or time.monotonic() >= limit_s:
+                return laggards
+            await asyncio.sleep(CONVERGENCE_POLL_S)
+
+
+def unknown(name: str) -> UnknownName:
+    """Return the error for a route that is not there."""
+    return UnknownName(f"there is no route {name!r}")
+
+
+def _state(
+    replica: str, name: str, age_s: float, report: Mapping[str, Any], at: tuple[int, int]
+) -> ReplicaState:
+    generation, revision, digest, pending = report["routes"].get(name, [0, 0, "", ""])
+    return ReplicaState(
+        replica=replica,
+        generation=generation,
+        revision=revision,
+        digest=digest,
+        pending=pending,
+        age_s=age_s,
+        is_converged=(generation, revision) >= at,
+    )
