@@ -12,6 +12,7 @@ import re
 import tomllib
 from collections.abc import Mapping, Sequence
 from decimal import Decimal
+from hashlib import sha256
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -24,6 +25,7 @@ from router.faults import RouteError
 from router.routes import Route
 
 ENV_PREFIX = "SLUICE__"
+_EMPTY_KEY_SHA256 = sha256().hexdigest()
 _FIELD = re.compile(r"Object (?P<what>contains unknown|missing required) field `(?P<name>.*)`")
 
 Positive = Annotated[int, Meta(ge=1)]
@@ -182,8 +184,19 @@ def parse(document: Mapping[str, Any]) -> Config:  # Any: a TOML document before
         address(getattr(config.server, field), path=f"$.server.{field}")
     if config.redis is not None:
         _check_redis_url(config.redis.url)
+    _check_principals(config.principals)
     routes(config)
     return config
+
+
+def _check_principals(principals: Mapping[str, PrincipalConfig]) -> None:
+    """Refuse keys that would not say who calls: of two principals, or of everybody."""
+    owners = {_EMPTY_KEY_SHA256: ""}
+    for name, principal in principals.items():
+        owner = owners.setdefault(principal.key_sha256, name)
+        if owner != name:
+            sentence = f"it is the key of {owner!r} as well" if owner else "the key is empty"
+            raise ConfigError(f"$.principals.{name}.key_sha256", sentence)
 
 
 def _check_redis_url(url: str) -> None:

@@ -49,6 +49,8 @@ class Target(NamedTuple):
     """The snapshot that chose; None where nothing was split."""
     key: bytes | None = None
     """The request's sticky key."""
+    assigned_by: str = ""
+    """Why the split chose `assigned`: as `reason`, also where the fallback serves."""
 
 
 class Directory:
@@ -110,6 +112,7 @@ class Directory:
             assigned.name,
             compiled,
             key,
+            decision.reason,
         )
 
     def _ready(self, variant: Variant) -> ServedVersion | None:

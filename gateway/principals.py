@@ -47,5 +47,6 @@ class Principals:
         value = header(HEADER)
         if value is None or value[: len(_SCHEME)].lower() != _SCHEME:
             return None
-        key = value[len(_SCHEME) :].strip().encode("latin-1", "replace")
+        # Blanks only: other white space of latin-1 may be the last byte of a key in UTF-8.
+        key = value[len(_SCHEME) :].strip(" \t").encode("latin-1", "replace")
         return self._by_digest.get(sha256(key).hexdigest())

@@ -59,7 +59,7 @@ class RouteStatistics:
             counts = self._routes[target.route][target.revision][target.assigned]
         except KeyError:
             counts = self._new(target)
-        if target.reason.startswith(RULE_PREFIX):
+        if target.assigned_by.startswith(RULE_PREFIX):
             counts.forced += 1
             return
         counts.requests += 1
@@ -75,15 +75,17 @@ class RouteStatistics:
                 yield revision, variant, revisions[revision][variant]
 
     def _new(self, target: Target) -> VariantCounts:
+        """Return counts that are not there yet; room is made by forgetting the oldest revision."""
         revisions = self._routes.setdefault(target.route, {})
-        counts = revisions.setdefault(target.revision, {}).setdefault(
-            target.assigned, VariantCounts()
-        )
-        if len(revisions) > KEPT_REVISIONS:
+        if target.revision not in revisions and len(revisions) >= KEPT_REVISIONS:
+            oldest = min(revisions)
             forgotten = self._forgotten.setdefault(target.route, {})
-            for variant, old in revisions.pop(min(revisions)).items():
+            if target.revision < oldest:  # a late answer: its revision is forgotten already
+                return forgotten.setdefault(target.assigned, VariantCounts())
+            for variant, old in revisions.pop(oldest).items():
                 forgotten.setdefault(variant, VariantCounts()).add(old)
-        return counts
+        counts = revisions.setdefault(target.revision, {})
+        return counts.setdefault(target.assigned, VariantCounts())
 
     def totals(self, route: str) -> dict[str, VariantCounts]:
         """Return the sums over all revisions by variant, without latencies."""

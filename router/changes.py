@@ -96,8 +96,10 @@ def back_to(before: Revision, target: Revision, origin: Origin) -> Revision:
     route = replace(target.route, revision=number)
     is_same_split = (route.salt, target.slots) == (before.route.salt, before.slots)
     carryover = target.carryover
-    if route.kind == EXPERIMENT and route.salt == before.route.salt and not is_same_split:
-        carryover = (*before.carryover, number)
+    if route.salt == before.route.salt:  # what was carried over stays on the record
+        carryover = before.carryover
+        if route.kind == EXPERIMENT and not is_same_split:
+            carryover = (*carryover, number)
     return Revision(
         route=route,
         slots=target.slots,

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any, Final, TypeVar
 
@@ -34,6 +34,7 @@ _ROUTE_KEYS: Final = ASSIGNED | {
     "fallback", "rollback_window_s",
 }  # fmt: skip
 _VERSION: Final = re.compile(r"[1-9][0-9]{0,17}")
+_HEADER: Final = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~\-]+")
 
 
 def read(document: Document, *, name: str, revision: int = 0) -> Route:
@@ -171,8 +172,11 @@ class _RouteReader(FieldReader):
 
     def header(self, name: str, value: object, path: Path) -> HeaderCondition:
         """Read a condition: a text, or one of ``in``, ``prefix`` and ``present``."""
+        if not _HEADER.fullmatch(name):
+            self.fail(path, f"{name!r} is no name of a header")
         lower = name.lower()
         if isinstance(value, str):
+            self.text(value, path)
             return HeaderCondition(name=lower, one_of=frozenset((value,)))
         table = self.table(value, path, ("in", "prefix", "present"))
         if len(table) != 1:
@@ -183,7 +187,7 @@ class _RouteReader(FieldReader):
         elif "prefix" in table:
             prefix = self.required(table, path, "prefix")
             return HeaderCondition(name=lower, prefix=prefix or "")
-        elif table["present"] is not True:
+        elif table.get("present", True) is not True:
             self.fail((*path, "present"), "only true can be asked for")
         return HeaderCondition(name=lower)
 
@@ -304,7 +308,7 @@ def percent(slots: int) -> int | float:
 
 def timestamp(unix_ms: int) -> str:
     """Return an instant as RFC 3339 text in UTC, whole seconds where it is one."""
-    when = datetime.fromtimestamp(unix_ms / 1_000, UTC)
+    when = datetime.fromtimestamp(0, UTC) + timedelta(milliseconds=unix_ms)
     spec = "milliseconds" if unix_ms % 1_000 else "seconds"
     return when.isoformat(timespec=spec).replace("+00:00", "Z")
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Mapping, Sequence
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 from router.faults import Fault, Path
@@ -17,6 +17,9 @@ Document = Mapping[str, Any]  # Any: decoded JSON or TOML, before its check
 
 _NAME: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-]{0,127}")
 _MAX_INT: Final = 2**53  # what every JSON reader keeps exact
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_LATEST: Final = datetime(9999, 1, 1, tzinfo=UTC)  # in every zone a time that can be written
+_MS: Final = timedelta(milliseconds=1)
 
 
 class FieldReader:
@@ -52,12 +55,18 @@ class FieldReader:
         if not isinstance(when, datetime) or when.tzinfo is None:
             self.fail(path, f"{value!r} is no time with a zone, such as 2026-12-01T00:00:00Z")
             return None
-        return round(when.timestamp() * 1_000)
+        if not _EPOCH <= when < _LATEST:
+            self.fail(path, f"{value!r} is not between the years 1970 and 9998")
+            return None
+        return (when - _EPOCH) // _MS
 
     def table(self, value: object, path: Path, known: Collection[str] | None) -> Document:
         """Return a table whose keys are text; unknown keys are faults, unless `known` is None."""
         if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
             self.mismatch(path, "a table", value)
+            return {}
+        if not all(map(is_unicode, value)):
+            self.fail(path, "a key is no Unicode text")
             return {}
         for key in sorted(value):
             if known is not None and key not in known:
@@ -100,6 +109,9 @@ class FieldReader:
         if not isinstance(value, str):
             self.mismatch(path, "a text", value)
             return None
+        if not is_unicode(value):
+            self.fail(path, "it is no Unicode text")
+            return None
         return value
 
     def name(self, value: str, path: Path) -> None:
@@ -111,3 +123,12 @@ class FieldReader:
         """Say what was expected; never with the value itself, which may be huge."""
         found = "nothing" if value is None else f"a value of type {type(value).__name__}"
         self.fail(path, f"expected {wanted}, got {found}")
+
+
+def is_unicode(text: str) -> bool:
+    """Whether a text can be written as UTF-8; JSON's escapes can name what is half a character."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

@@ -15,13 +15,14 @@ from hashlib import sha256
 from typing import Any, Final
 
 from router import document, slot_map
-from router.faults import Fault, RouteError
+from router.faults import Fault, Path, RouteError
 from router.fields import Document, FieldReader
 from router.routes import Route
 from router.slot_map import SlotRange
 
 _DERIVED: Final = ("slots", "epoch", "carryover", "warm")
-_META: Final = ("reason", "actor", "verb", "created_at", "parent")
+_META: Final = ("reason", "actor", "verb", "created_at", "parent", "digest")
+"""`digest` is no part of the body; it stands in the documents that the admin API shows."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,7 +116,7 @@ def read(body: bytes, *, name: str) -> Revision:
     """
     try:
         decoded = json.loads(body, parse_float=Decimal)
-    except ValueError as exc:
+    except (ValueError, RecursionError) as exc:
         raise RouteError(Fault((), f"the stored document is no JSON: {exc}")) from None
     if not isinstance(decoded, Mapping):
         raise RouteError(Fault((), "the stored document is no table"))
@@ -124,6 +125,8 @@ def read(body: bytes, *, name: str) -> Revision:
     generation = reader.whole(decoded, (), "generation", 0, least=1) or 0
     derived = reader.table(decoded.get("derived"), ("derived",), _DERIVED)
     meta = reader.table(decoded.get("meta"), ("meta",), _META)
+    if not isinstance(decoded.get("deleted", False), bool):
+        reader.mismatch(("deleted",), "a boolean", decoded["deleted"])
     if reader.faults:
         raise RouteError(*reader.faults)
     route = document.read(decoded, name=name, revision=number)
@@ -158,7 +161,7 @@ def _slots(reader: FieldReader, derived: Document) -> tuple[SlotRange, ...]:
 def _numbers(reader: FieldReader, derived: Document) -> tuple[int, ...]:
     path = ("derived", "carryover")
     numbers = reader.sequence(derived.get("carryover", []), path)
-    if not all(isinstance(number, int) for number in numbers):
+    if not all(type(number) is int for number in numbers):
         reader.fail(path, "not all of them are revisions")
         return ()
     return tuple(number for number in numbers if isinstance(number, int))
@@ -170,9 +173,16 @@ def _warm(reader: FieldReader, derived: Document) -> tuple[Warm, ...]:
         at = ("derived", "warm", n)
         table = reader.table(row, at, ("model", "version", "until"))
         model, version = (reader.required(table, at, key) for key in ("model", "version"))
-        until_ms = reader.instant(table.get("until"), (*at, "until"))
-        found.append(Warm(model=model or "", version=version or "", until_ms=until_ms or 0))
+        until_ms = _stored_instant(reader, table, at, "until")
+        found.append(Warm(model=model or "", version=version or "", until_ms=until_ms))
     return tuple(found)
+
+
+def _stored_instant(reader: FieldReader, table: Document, path: Path, key: str) -> int:
+    """Return a time that must be there."""
+    if table.get(key) is None:
+        reader.fail((*path, key), "this key is required")
+    return reader.instant(table.get(key), (*path, key)) or 0
 
 
 def _origin(reader: FieldReader, meta: Document) -> Origin:
@@ -181,6 +191,6 @@ def _origin(reader: FieldReader, meta: Document) -> Origin:
         verb=reader.required(meta, at, "verb") or "",
         actor=reader.text(meta.get("actor"), (*at, "actor")) or "",
         reason=reader.text(meta.get("reason"), (*at, "reason")) or "",
-        created_ms=reader.instant(meta.get("created_at"), (*at, "created_at")) or 0,
+        created_ms=_stored_instant(reader, meta, at, "created_at"),
         parent=reader.whole(meta, at, "parent", 0, least=0) or 0,
     )

@@ -24,6 +24,7 @@ WRITE_TIMEOUT_S: Final = 60.0
 """A write loads and warms up the versions that it names before it answers."""
 
 _T = TypeVar("_T")
+_T_co = TypeVar("_T_co", covariant=True)
 
 
 class AdminError(Exception):
@@ -118,10 +119,10 @@ class Address:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Reply(Generic[_T]):
+class Reply(Generic[_T_co]):
     """An answer that is no error."""
 
-    value: _T
+    value: _T_co
     status: int
     text: str
     """The body as it came."""
@@ -200,9 +201,7 @@ class AdminClient:
         """Return who would serve a request."""
         return self._get(_path(name, "explain"), shapes.Explanation, question)
 
-    def convergence(
-        self, name: str, timeout_s: float | None = None
-    ) -> Reply[shapes.Convergence]:
+    def convergence(self, name: str, timeout_s: float | None = None) -> Reply[shapes.Convergence]:
         """Return which replicas have the newest revision."""
         path = _path(name, "convergence")
         return self._get(path, shapes.Convergence, timeout_s=timeout_s)
@@ -272,7 +271,7 @@ class AdminClient:
         return Reply(
             value=value,
             status=response.status,
-            text=body.decode(),
+            text=body.decode(errors="replace"),
             etag=response.headers.get("etag", ""),
         )
 

@@ -1,6 +1,7 @@
 """The `sluice` command: parses arguments and calls one function per command.
 
 Exit codes: 0 done, 1 it could not be done, 2 the command line or the configuration is wrong.
+`sluice route` has more of them: see route_session.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from pathlib import Path
 
 from gateway import __version__
 from gateway.cli import log as log_commands
+from gateway.cli import route as route_commands
 from gateway.cli import server as server_commands
 
 DEFAULT_CONFIG = Path("sluice.toml")
@@ -57,6 +59,8 @@ def parser() -> argparse.ArgumentParser:
     tail.add_argument("--count", type=int, metavar="N", help="stop after N records")
     tail.add_argument("--shadows", action="store_true", help="what shadows answered, instead")
     tail.add_argument("--json", action="store_true", help="one JSON object per line")
+
+    route_commands.add_parser(commands)
 
     demo = commands.add_parser("demo", help="train, serve and query a digit classifier")
     demo.set_defaults(run=server_commands.demo)

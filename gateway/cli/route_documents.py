@@ -108,11 +108,6 @@ class RouteDocument(_Shape, frozen=True):
     emergency: Emergency | None = None
 
     @property
-    def etag(self) -> str:
-        """The ETag of the revision."""
-        return etag_of(self.generation, self.revision)
-
-    @property
     def position(self) -> tuple[int, int]:
         """Generation and revision: what a higher one replaces."""
         return self.generation, self.revision
@@ -165,11 +160,6 @@ class HistoryRow(_Shape, frozen=True):
     created_at: str = ""
     deleted: bool = False
     weights: dict[str, Decimal] = {}
-
-    @property
-    def etag(self) -> str:
-        """The ETag of the revision."""
-        return etag_of(self.generation, self.revision)
 
 
 class History(_Shape, frozen=True):

@@ -19,6 +19,8 @@ import numpy as np
 from gateway.demo.digits import NAME, PIXELS
 from gateway.demo.screen import DemoFailed
 from gateway.pb import inference_pb2 as pb
+from router import revisions
+from router.policy import CompiledRoute
 
 KEY_HEADER: Final = "x-user-id"
 """Where the demo's route reads its key."""
@@ -47,6 +49,26 @@ class Answer:
     def request_id(self) -> bytes:
         """The 16 bytes that name this request in the prediction log."""
         return bytes.fromhex(self.lines["x-request-id"].replace("-", ""))
+
+
+def route(address: Address) -> CompiledRoute | None:
+    """Return the demo's route as it is in force; None: somebody has deleted it.
+
+    Raises:
+        DemoFailed: the admin listener does not answer.
+    """
+    connection = http.client.HTTPConnection(*address, timeout=TIMEOUT_S)
+    try:
+        connection.request("GET", f"/v1/routes/{NAME}")
+        answer = connection.getresponse()
+        body = answer.read()
+    except (OSError, http.client.HTTPException) as exc:
+        raise DemoFailed(f"the admin listener does not answer: {exc}") from exc
+    finally:
+        connection.close()
+    if answer.status != http.client.OK:
+        return None
+    return CompiledRoute.of(revisions.read(body, name=NAME), time.time_ns() // 1_000_000)
 
 
 def request_json(pixels: Sequence[int]) -> str:

@@ -68,12 +68,20 @@ def lines(directory: Path, addresses: Addresses, pixels: Sequence[int], user: st
         f"{_quoted(client / 'bin' / 'pip')} install -q 'tritonclient[http]' && "
         f"{_quoted(client / 'bin' / 'python')} {_quoted(directory / SCRIPT_NAME)}"
     )
+    weights = (
+        f"{sluice()} route set-weight digits canary=20 --take-from stable "
+        f"--reason 'it does well' --config {config}"
+    )
     commands = [
         ("the same prediction with curl", curl(addresses.http, pixels, user)),
         ("ten pictures with Triton's Python client, in an environment of its own", triton),
         (
             "prediction records, those so far and then as they come",
             f"{sluice()} log tail --config {config} --from-start",
+        ),
+        (
+            "give the canary 20 % of the users, and see it",
+            f"{weights} && {sluice()} route get digits --config {config}",
         ),
         ("check a configuration that you changed", f"{sluice()} check --config {config}"),
         ("metrics", f"curl {_no_proxy(addresses.metrics[0])}{url(addresses.metrics)}/metrics"),

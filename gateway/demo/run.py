@@ -64,7 +64,7 @@ def _run(
     gateway, addresses = _gateway(screen, stack, directory, config)
     screen.step("Predictions")
     picture = trained.pictures[_SHOWN_DIGIT]
-    asked = _predictions(screen, config, addresses, picture)
+    asked = _predictions(screen, addresses, picture)
     screen.step("Prediction record of the HTTP request, read back from Redis")
     for line in show.record(_record(used_url, asked)):
         screen.line(line)
@@ -97,9 +97,7 @@ def _models(screen: Screen, directory: Path) -> Digits:
 
 def _configuration(screen: Screen, directory: Path, used_url: str) -> Config:
     path = settings.write(directory, used_url)
-    screen.line(
-        f"{shown(path)}: 90 % of the users to version 1, 10 % to version 2, by {ask.KEY_HEADER}"
-    )
+    screen.line(f"{shown(path)}: the route's key is {ask.KEY_HEADER}")
     return settings.load(path, os.environ)
 
 
@@ -128,9 +126,12 @@ def _stop(screen: Screen, gateway: GatewayProcess) -> None:
         gateway.stop()  # also where nobody reads any more that it is being stopped
 
 
-def _predictions(screen: Screen, config: Config, addresses: Addresses, picture: Picture) -> Answer:
+def _predictions(screen: Screen, addresses: Addresses, picture: Picture) -> Answer:
     """Ask twice about one picture, as users of different variants; return the first answer."""
-    users = settings.users(config)
+    compiled = ask.route(addresses.admin)
+    users = settings.users(compiled) if compiled else {}
+    for line in show.split(compiled):
+        screen.line(line)
     given = (
         ask.by_http(addresses.http, picture.pixels, users.get("stable", "user-1")),
         ask.by_grpc(addresses.grpc, picture.pixels, users.get("canary", "user-1")),

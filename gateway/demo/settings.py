@@ -10,7 +10,6 @@ from typing import Final
 
 from gateway import config as configuration
 from gateway.config import Config, ConfigError
-from gateway.demo.digits import NAME
 from gateway.demo.screen import DemoFailed
 from router.policy import CompiledRoute
 
@@ -65,16 +64,15 @@ def load(path: Path, environ: Mapping[str, str]) -> Config:
     return config
 
 
-def users(config: Config) -> dict[str, str]:
-    """Return the first of user-1, user-2, ... whom the demo's route gives to each variant."""
-    route = next(route for route in configuration.routes(config) if route.name == NAME)
-    compiled = CompiledRoute.compile(route)
+def users(compiled: CompiledRoute) -> dict[str, str]:
+    """Return the first of user-1, user-2, ... whom a route gives to each variant with traffic."""
+    wanted = {variant.name for variant in compiled.route.variants if variant.slots}
     found: dict[str, str] = {}
     for number in range(1, _USERS_TRIED):
         user = f"user-{number}"
         decision = compiled.decide(user.encode(), _never_drawn)
         found.setdefault(decision.variant.name, user)
-        if len(found) == len(route.variants):
+        if found.keys() >= wanted:
             break
     return found
 

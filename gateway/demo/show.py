@@ -12,13 +12,29 @@ from gateway.demo.ask import KEY_HEADER, Answer
 from gateway.demo.digits import Picture
 from gateway.ids import as_text
 from gateway.prediction_log.record import LoggedPrediction, LoggedTensor
+from router import document
+from router.policy import CompiledRoute
 
 _LABEL_WIDTH: Final = 11
 _VALUES_SHOWN: Final = 10
 _REASONS: Final = {
     "slot": "the hash of the key decides, so that a user stays with one variant",
     "random": "there was no key, so that chance decides",
+    "fallback": "the variant that the key gives is not ready, so that another one serves",
+    "model": "there is no route of that name, so that the model's newest version serves",
 }
+
+
+def split(compiled: CompiledRoute | None) -> Iterator[str]:
+    """Yield who gets which share now; it may differ from the configuration's after a change."""
+    if compiled is None:
+        yield "the route was deleted: the model's newest version answers"
+        return
+    route = compiled.route
+    shares = ", ".join(
+        f"{document.percent(v.slots)} % to {v.name} (version {v.version})" for v in route.variants
+    )
+    yield f"route {route.name!r}, revision {route.revision}: {shares}"
 
 
 def answers(asked: Picture, given: Sequence[Answer], encoding: str) -> list[str]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Any, Final
 
@@ -16,7 +16,8 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
-from gateway.errors import ConditionMissing, MalformedRequest, StatusTable
+from gateway.errors import ConditionMissing, MalformedRequest, NotAuthenticated, StatusTable
+from gateway.http_api import body as bodies
 from gateway.http_api.body import error_answer
 from gateway.principals import Principal
 from gateway.route_control.in_force import Held
@@ -26,12 +27,17 @@ from router.document import percent, timestamp
 from router.faults import Fault, RouteError
 
 Json = Any  # Any: a JSON document
-_ETAG: Final = re.compile(r'(?:W/)?"?g([0-9]{1,15})-([0-9]{1,15})"?')
+_ETAG: Final = re.compile(r'"g([0-9]{1,15})-([0-9]{1,15})"')
 _WAIT: Final = re.compile(r"(?:^|[,;\s])wait=(\d{1,4})\b")
+_NUMBER: Final = re.compile(r"[0-9]{1,15}")
+_REVISIONS: Final = re.compile(r"([0-9]{1,15})(?:\.\.([0-9]{1,15}))?")
 _SPAN: Final = re.compile(r"(\d{1,9})([smhd])")
 _SPAN_S: Final = {"s": 1, "m": 60, "h": 3_600, "d": 86_400}
 MAX_BODY_BYTES: Final = 1 << 20
+MAX_DEPTH: Final = 32
+"""Of tables and lists in each other; a route needs 6."""
 MAX_WAIT_S: Final = 60
+_TOO_DEEP: Final = f"the body is nested deeper than {MAX_DEPTH} levels"
 
 
 def json_answer(
@@ -46,26 +52,67 @@ async def read_body(request: Request) -> dict[str, Json]:
     """Return the body as a JSON table; an empty one is an empty table.
 
     Raises:
-        MalformedRequest: too large, no JSON, or no table.
+        PayloadTooLarge.
+        MalformedRequest: no JSON, no table, or nested too deep.
     """
-    raw = b""
-    async for chunk in request.stream():
-        raw += chunk
-        if len(raw) > MAX_BODY_BYTES:
-            raise MalformedRequest(f"the body is larger than {MAX_BODY_BYTES} bytes")
+    raw = await bodies.read_body(request.scope, request.receive, MAX_BODY_BYTES)
     if not raw.strip():
         return {}
     try:
-        document = json.loads(raw, parse_float=Decimal, parse_constant=_no_constant)
-    except (ValueError, RecursionError) as exc:
-        raise MalformedRequest(f"the body is no JSON: {exc}") from None
+        document = _decoded(raw)
+    except (ValueError, ArithmeticError) as exc:
+        why = str(exc) if isinstance(exc, ValueError) else "a number is out of all range"
+        raise MalformedRequest(f"the body is no JSON: {why}") from None
+    except RecursionError:
+        raise MalformedRequest(_TOO_DEEP) from None
     if not isinstance(document, dict):
         raise MalformedRequest("the body is no JSON object")
+    if not _is_shallow(document):
+        raise MalformedRequest(_TOO_DEEP)
+    return document
+
+
+def _decoded(raw: bytes) -> Json:
+    """Return decoded JSON that can be written again; raises ValueError, ArithmeticError."""
+    document = json.loads(
+        raw.decode(),
+        parse_float=Decimal,
+        parse_constant=_no_constant,
+        object_pairs_hook=_table,
+    )
+    # An escaped half of a character can be read, and neither stored nor shown.
+    json.dumps(document, ensure_ascii=False, default=str).encode()
     return document
 
 
 def _no_constant(name: str) -> None:
-    raise ValueError(f"{name} is no JSON")
+    raise ValueError(f"{name} is no number")
+
+
+def _table(pairs: list[tuple[str, Json]]) -> dict[str, Json]:
+    table = dict(pairs)
+    if len(table) < len(pairs):
+        twice = next(key for n, (key, _) in enumerate(pairs) if key in dict(pairs[:n]))
+        raise ValueError(f"the key {twice!r} is there twice")
+    return table
+
+
+def _is_shallow(document: Json) -> bool:
+    level = [document]
+    for _ in range(MAX_DEPTH):
+        tables = [value.values() for value in level if isinstance(value, dict)]
+        lists = [value for value in level if isinstance(value, list)]
+        level = [child for inside in (*tables, *lists) for child in inside]
+        if not level:
+            return True
+    return False
+
+
+def only(body: Mapping[str, Json], *known: str) -> None:
+    """Raise RouteError for keys that a verb does not know."""
+    faults = [Fault((key,), "unknown key") for key in sorted(body) if key not in known]
+    if faults:
+        raise RouteError(*faults)
 
 
 def condition(request: Request) -> Condition:
@@ -73,11 +120,14 @@ def condition(request: Request) -> Condition:
 
     Raises:
         ConditionMissing: neither is there.
-        MalformedRequest: not of the form that ETag has.
+        MalformedRequest: both are, or not of the form that ETag has.
     """
-    if request.headers.get("if-none-match", "").strip() == "*":
-        return Condition(must_not_exist=True)
     text = request.headers.get("if-match")
+    unless = request.headers.get("if-none-match")
+    if unless is not None:
+        if text is not None or unless.strip() != "*":
+            raise MalformedRequest("If-None-Match can only be *, and goes without If-Match")
+        return Condition(must_not_exist=True)
     if text is None:
         raise ConditionMissing(
             "say which revision you change: If-Match with the route's ETag "
@@ -85,7 +135,8 @@ def condition(request: Request) -> Condition:
         )
     found = _ETAG.fullmatch(text.strip())
     if found is None:
-        raise MalformedRequest(f'If-Match: {text!r} is no ETag of a route, such as "g1-42"')
+        sentence = f'If-Match: {text!r} is no ETag of a route, such as "g1-42" with its quotes'
+        raise MalformedRequest(sentence)
     return Condition(at=(int(found[1]), int(found[2])))
 
 
@@ -133,7 +184,7 @@ def flag(request: Request, name: str) -> bool:
 def whole(request: Request, name: str, default: int, *, most: int) -> int:
     """Return a query parameter that is a number from 1 on."""
     text = request.query_params.get(name, str(default))
-    if not text.isdecimal() or not 1 <= int(text) <= most:
+    if not _NUMBER.fullmatch(text) or not 1 <= int(text) <= most:
         raise MalformedRequest(f"{name}={text!r} is not a whole number from 1 to {most}")
     return int(text)
 
@@ -144,22 +195,31 @@ def wait_s(request: Request) -> int | None:
     return min(int(found[1]), MAX_WAIT_S) if found else None
 
 
-def instant(text: str, now: datetime) -> str:
-    """Return a span before now (24h) or an RFC 3339 instant as a timestamp that compares.
+def revisions(text: str) -> tuple[int, int | None]:
+    """Return the one or two revisions of a path: 42, or 41..42; raises MalformedRequest."""
+    found = _REVISIONS.fullmatch(text)
+    if found is None:
+        raise MalformedRequest(f"{text!r} is neither a revision nor two of them: 41..42")
+    return int(found[1]), int(found[2]) if found[2] else None
+
+
+def instant_ms(text: str, now: datetime) -> int:
+    """Return a span before now (24h) or an RFC 3339 instant, in Unix milliseconds.
 
     Raises:
         MalformedRequest: neither of them.
     """
-    if span := _SPAN.fullmatch(text):
-        when = now - timedelta(seconds=int(span[1]) * _SPAN_S[span[2]])
-    else:
-        try:
+    span = _SPAN.fullmatch(text)
+    try:
+        if span:
+            when = now - timedelta(seconds=int(span[1]) * _SPAN_S[span[2]])
+        else:
             when = datetime.fromisoformat(text)
-        except ValueError:
-            when = now.replace(tzinfo=None)
-    if when.tzinfo is None:
-        raise MalformedRequest(f"since={text!r} is neither a span (24h) nor an RFC 3339 instant")
-    return timestamp(round(when.astimezone(UTC).timestamp() * 1_000))
+        if when.tzinfo is not None:
+            return round(when.timestamp() * 1_000)
+    except (ValueError, OverflowError):
+        pass
+    raise MalformedRequest(f"since={text!r} is neither a span (24h) nor an RFC 3339 instant")
 
 
 def weights(body: Mapping[str, Json]) -> tuple[dict[str, Decimal], str]:
@@ -171,7 +231,9 @@ def weights(body: Mapping[str, Json]) -> tuple[dict[str, Decimal], str]:
         RouteError: with a fault per weight that is no number.
     """
     given = body.get("weights")
-    if given is None:
+    if "weights" in body:
+        only(body, "weights", "take_from", "reason")
+    else:
         given = {k: v for k, v in body.items() if k not in ("take_from", "reason")}
     if not isinstance(given, Mapping) or not given:
         raise RouteError(Fault(("weights",), "expected a table of weights in percent by variant"))
@@ -196,7 +258,9 @@ def etag(position: Position) -> dict[str, str]:
 
 def written_answer(written: Written, extra: Mapping[str, Json], status: int) -> Response:
     """Return the answer to a write."""
-    headers = etag(written.after.position)
+    # What was not stored has no tag: who goes on from here needs that of what is.
+    stored = written.before if written.is_dry_run or written.is_emergency else written.after
+    headers = etag(stored.position) if stored else None
     return json_answer(written.document() | dict(extra), status, headers)
 
 
@@ -231,5 +295,6 @@ def refusal(statuses: StatusTable, exc: Exception) -> Response:
         document["current"] = current.revision.document() if current else None
         if current:
             named |= etag(current.position)
-    named.pop("content-length", None)
+    if isinstance(exc, NotAuthenticated):
+        named["www-authenticate"] = "Bearer"
     return json_answer(document, status, named)

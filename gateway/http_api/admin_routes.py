@@ -14,16 +14,18 @@ from typing import Any, Final
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
-from gateway.errors import MalformedRequest, NotAllowed, NotAuthenticated, UnknownName
+from gateway.errors import MalformedRequest, NotAllowed, NotAuthenticated, Starting, UnknownName
 from gateway.http_api import admin_codec as codec
 from gateway.http_api.admin_codec import Json, json_answer
 from gateway.principals import OPERATOR, VIEWER, Principal, Principals
 from gateway.route_control.events import Event
 from gateway.route_control.explain import Question, explain
-from gateway.route_control.write import Condition, Intent, Written
+from gateway.route_control.in_force import Held
+from gateway.route_control.revision import MAX_NUMBER
+from gateway.route_control.write import Condition, Intent, Written, difference
 from gateway.route_plane import RoutePlane
 from router import changes
-from router.diff import diff
+from router.faults import Fault, RouteError
 
 HEARTBEAT_S: Final = 15.0
 """Silence after which the event stream says that it is alive."""
@@ -63,7 +65,7 @@ class RouteEndpoints:
     """One method per path."""
 
     def __init__(self, *, plane: RoutePlane, access: Access) -> None:
-        self._plane = plane
+        self._given = plane
         self._access = access
         self._verbs: dict[str, Act] = {
             "setWeights": self._set_weights,
@@ -72,6 +74,18 @@ class RouteEndpoints:
             "undo": self._undo,
             "restore": self._restore,
         }
+
+    @property
+    def verbs(self) -> tuple[str, ...]:
+        """What may stand behind a route's name and a colon."""
+        return tuple(self._verbs)
+
+    @property
+    def _plane(self) -> RoutePlane:
+        """What is asked; raises Starting before it has been opened."""
+        if self._given.sync is None:
+            raise Starting
+        return self._given
 
     async def list_routes(self, request: Request) -> Response:
         """GET /v1/routes."""
@@ -141,7 +155,8 @@ class RouteEndpoints:
         if written.is_emergency:
             status = 202
         elif (wait_s := codec.wait_s(request)) is not None and not written.is_dry_run:
-            laggards = await self._plane.questions.converged(name, written.after.position, wait_s)
+            at = Held.of(written.after)
+            laggards = await self._plane.questions.converged(name, at, wait_s)
             extra = {"converged": not laggards, "laggards": laggards}
             status = 202 if laggards else status
         return codec.written_answer(written, extra, status)
@@ -156,23 +171,29 @@ class RouteEndpoints:
     async def _promote(
         self, name: str, body: dict[str, Json], request: Request, intent: Intent
     ) -> Written:
+        codec.only(body, "variant", "reason")
         variant = body.get("variant", "")
         if not isinstance(variant, str):
-            raise MalformedRequest("variant is no text")
+            raise RouteError(Fault(("variant",), "expected the name of a variant"))
         return await self._plane.control.promote(name, variant, _existing(request), intent)
 
-    async def _abort(self, name: str, _: dict[str, Json], __: Request, intent: Intent) -> Written:
+    async def _abort(self, name: str, body: dict[str, Json], _: Request, intent: Intent) -> Written:
+        codec.only(body, "reason")
         return await self._plane.control.abort(name, intent)
 
     async def _undo(
         self, name: str, body: dict[str, Json], request: Request, intent: Intent
     ) -> Written:
+        codec.only(body, "to_revision", "reason")
         number = body.get("to_revision", 0)
-        if isinstance(number, bool) or not isinstance(number, int) or number < 0:
-            raise MalformedRequest("to_revision is no revision")
+        if isinstance(number, bool) or not isinstance(number, int) or not 0 <= number <= MAX_NUMBER:
+            raise RouteError(Fault(("to_revision",), "expected the number of a revision"))
         return await self._plane.control.undo(name, number, _existing(request), intent)
 
-    async def _restore(self, name: str, _: dict[str, Json], __: Request, intent: Intent) -> Written:
+    async def _restore(
+        self, name: str, body: dict[str, Json], _: Request, intent: Intent
+    ) -> Written:
+        codec.only(body, "reason")
         return await self._plane.control.restore(name, intent)
 
     async def revisions(self, request: Request) -> Response:
@@ -185,24 +206,22 @@ class RouteEndpoints:
     async def revision(self, request: Request) -> Response:
         """GET /v1/routes/{name}/revisions/{n} and .../{a}..{b}."""
         self._access.reader(request)
-        name, which = request.path_params["name"], request.path_params["which"]
-        first, dots, second = which.partition("..")
-        if not first.isdecimal() or (dots and not second.isdecimal()):
-            raise MalformedRequest(f"{which!r} is neither a revision nor two of them: 41..42")
-        before = await self._plane.questions.revision(name, int(first))
-        if not dots:
+        name = request.path_params["name"]
+        first, second = codec.revisions(request.path_params["which"])
+        before = await self._plane.questions.revision(name, first)
+        if second is None:
             return json_answer(before.document())
-        after = await self._plane.questions.revision(name, int(second))
+        after = await self._plane.questions.revision(name, second)
         moved, reversioned = (
             float(changes.moved_share(before, after, versions=by)) for by in (False, True)
         )
         return json_answer(
             {
-                "from": int(first),
-                "to": int(second),
+                "from": first,
+                "to": second,
                 "moved_share_percent": moved,
                 "reversioned_share_percent": reversioned,
-                "diff": diff(before.document(), after.document()),
+                "diff": difference(before, after),
             }
         )
 
@@ -259,11 +278,11 @@ class RouteEndpoints:
         self._access.reader(request)
         given = request.query_params
         limit = codec.whole(request, "limit", AUDIT_ROWS, most=AUDIT_ROWS)
-        since = codec.instant(given["since"], datetime.now(UTC)) if "since" in given else ""
+        now = datetime.now(UTC)
+        since_ms = codec.instant_ms(given["since"], now) if "since" in given else 0
         names = [given["route"]] if "route" in given else []
         rows = await self._plane.questions.audit(names, limit)
-        if since:
-            rows = [row for row in rows if codec.instant(row["ts"], datetime.now(UTC)) >= since]
+        rows = [row for row in rows if codec.instant_ms(row["ts"], now) >= since_ms]
         if "actor" in given:
             rows = [row for row in rows if row["actor"] == given["actor"]]
         return json_answer({"entries": rows})

@@ -7,10 +7,10 @@ from typing import TypeVar
 
 from gateway.errors import Conflict, StoreUnavailable
 from gateway.route_control.in_force import Held
-from gateway.route_control.revision import StoredRevision
+from gateway.route_control.revision import StoredRevision, etag_of
 from gateway.route_control.store import CorruptRevision, StoreDown
 from router import revisions
-from router.faults import RouteError
+from router.faults import Fault, RouteError
 
 _T = TypeVar("_T")
 _REPAIR = "restore writes what this replica serves in its place"
@@ -32,8 +32,12 @@ async def asked(question: Awaitable[_T]) -> _T:
 
 
 def read_held(stored: StoredRevision) -> Held:
-    """Return a stored revision, checked; raises RouteError for one that is no valid route."""
+    """Return a stored revision, checked; raises RouteError for one that is no valid route, or not
+    the one that the store says it is."""
     revision = revisions.read(stored.body, name=stored.name)
+    if revision.position != stored.position:
+        sentence = f"the document says {etag_of(revision.position)}, the store {stored.etag}"
+        raise RouteError(Fault(("revision",), sentence))
     return Held(revision=revision, digest=stored.digest, audit_digest=stored.audit_digest)
 
 

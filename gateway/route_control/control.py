@@ -154,6 +154,8 @@ class RouteControl:
         if current is None:
             raise unknown(name)
         number = to_revision or current.revision.route.revision - 1
+        if not number:
+            raise Conflict(f"route {name!r} has one revision: there is nothing to go back to")
         target = await self.questions.revision(name, number)
 
         def make(before: Revision | None, origin: Origin) -> Revision:
@@ -207,6 +209,8 @@ class RouteControl:
             origin = _origin("create", intent, 0)
             made = changes.first(route, origin)
             try:
+                if not self.sync.statistics().is_store_up:
+                    raise StoreUnavailable
                 await self._set(Held.of(made), None, None, "", intent)
             except RevisionMismatch:
                 await self.sync.look()  # another replica was quicker
@@ -239,7 +243,7 @@ class RouteControl:
             raise Conflict(str(exc)) from None
         changed = difference(before, after)
         is_changed = bool(changed) or before is None or before.slots != after.slots
-        loads = () if after.is_deleted else tuple(self._targets.missing(after.route))
+        loads = () if after.is_deleted else self._targets.loads(after.route, before)
         if is_changed and verb not in ("abort", "delete"):
             self._targets.check_exists(after.route)
         if is_changed and not intent.is_dry_run:

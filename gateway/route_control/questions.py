@@ -6,17 +6,22 @@ Reads only; knows no HTTP. Answers are values, or JSON where the store keeps JSO
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
+import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any, Final
 
-from gateway.errors import UnknownName
+from gateway.errors import StoreUnavailable, UnknownName
 from gateway.route_control.asked import asked, trusted
 from gateway.route_control.in_force import Held, InForce
 from gateway.route_control.sync import Sync
 from router.revisions import Revision
+
+logger = logging.getLogger(__name__)
 
 CONVERGENCE_POLL_S: Final = 0.02
 
@@ -76,34 +81,46 @@ class RouteQuestions:
         return [trusted(stored) for stored in found]
 
     async def audit(self, names: list[str], limit: int) -> list[dict[str, Any]]:  # Any: JSON
-        """Return the newest audit entries of some routes (none: of all), oldest first."""
-        wanted = names or sorted(await asked(self._store.heads()))
-        found: list[dict[str, Any]] = []
-        for name in wanted:
-            found += map(json.loads, await asked(self._store.audit(name, limit=limit)))
-        found.sort(key=lambda entry: str(entry["ts"]))
-        return found[-limit:]
+        """Return the newest audit entries of some routes (none: of all), oldest first.
 
-    async def convergence(self, name: str, at: tuple[int, int] | None = None) -> list[ReplicaState]:
+        Those of one route stay in the order in which the store has them, whatever their clocks say:
+        each is vouched for by the next one.
+        """
+        wanted = names or sorted(await asked(self._store.heads()))
+        found: list[tuple[datetime, dict[str, Any]]] = []  # Any: as above
+        for name in wanted:
+            newest = datetime.min.replace(tzinfo=UTC)
+            for entry in _readable(name, await asked(self._store.audit(name, limit=limit))):
+                newest = max(newest, datetime.fromisoformat(entry["ts"]))
+                found.append((newest, entry))
+        found.sort(key=lambda dated: dated[0])
+        return [entry for _, entry in found][-limit:]
+
+    async def convergence(self, name: str, at: Held | None = None) -> list[ReplicaState]:
         """Return what every live replica serves of a route.
 
         Args:
             name: of the route.
-            at: position that counts as converged, or later ones; None: the newest known here.
+            at: revision that counts as converged, or later ones; None: the newest known here.
         """
-        position = at or self.newest(name).position
+        wanted = at or self.newest(name)
         reports = await asked(self._sync.stores.board.replicas())
         return [
-            _state(replica, name, age_s, json.loads(report), position)
+            _state(replica, name, age_s, json.loads(report), wanted)
             for replica, (age_s, report) in sorted(reports.items())
         ]
 
-    async def converged(self, name: str, at: tuple[int, int], within_s: float) -> list[str]:
-        """Wait until every live replica has a position; return those that have not, in the end."""
+    async def converged(self, name: str, at: Held, within_s: float) -> list[str]:
+        """Wait until every live replica has a revision; return those that have not, in the end.
+
+        A store that goes away meanwhile takes nothing back: who had not reported then is returned.
+        """
         limit_s = time.monotonic() + within_s
+        laggards = [self._sync.replica]  # until the board has been seen, nobody has
         while True:
-            states = await self.convergence(name, at)
-            laggards = [state.replica for state in states if not state.is_converged]
+            with contextlib.suppress(StoreUnavailable):
+                states = await self.convergence(name, at)
+                laggards = [state.replica for state in states if not state.is_converged]
             if not laggards or time.monotonic() >= limit_s:
                 return laggards
             await asyncio.sleep(CONVERGENCE_POLL_S)
@@ -114,10 +131,24 @@ def unknown(name: str) -> UnknownName:
     return UnknownName(f"there is no route {name!r}")
 
 
+def _readable(name: str, entries: list[bytes]) -> Iterator[dict[str, Any]]:  # Any: JSON
+    """Yield the audit entries that can be read; what somebody else put between them is logged."""
+    for raw in entries:
+        try:
+            entry = json.loads(raw)
+            datetime.fromisoformat(entry["ts"])
+        except (ValueError, TypeError, KeyError):
+            logger.warning("unreadable audit entry left out", extra={"route": name})
+            continue
+        yield entry
+
+
 def _state(
-    replica: str, name: str, age_s: float, report: Mapping[str, Any], at: tuple[int, int]
+    replica: str, name: str, age_s: float, report: Mapping[str, Any], at: Held
 ) -> ReplicaState:
+    """Return what a report says of a route. The same number with another content is a split."""
     generation, revision, digest, pending = report["routes"].get(name, [0, 0, "", ""])
+    position = (generation, revision)
     return ReplicaState(
         replica=replica,
         generation=generation,
@@ -125,5 +156,5 @@ def _state(
         digest=digest,
         pending=pending,
         age_s=age_s,
-        is_converged=(generation, revision) >= at,
+        is_converged=position > at.position or (position == at.position and digest == at.digest),
     )

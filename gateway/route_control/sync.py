@@ -21,7 +21,7 @@ from typing import Final
 
 from gateway.route_control.asked import read_held
 from gateway.route_control.events import EventHub
-from gateway.route_control.in_force import Held, InForce, Verdict, judge
+from gateway.route_control.in_force import PROVISIONAL, Held, InForce, Verdict, judge
 from gateway.route_control.last_known import LastKnownGood
 from gateway.route_control.revision import Position
 from gateway.route_control.store import (
@@ -274,7 +274,7 @@ class Sync:
             pending.retry_at_s = time.monotonic() + RETRY_LOAD_S
             self._note_pending(name, pending, str(exc))
         self._loading.pop(name, None)
-        if self._pending.get(name) is pending:
+        if name in self._pending:  # this revision, or one that came while it was loading
             self._advance(name, time.time_ns() // 1_000_000)
         await self.report_quietly()
 
@@ -335,7 +335,7 @@ class Sync:
 
     async def _keep_copy(self) -> None:
         """Write the routes in force down, so that a restart without the store finds them."""
-        held = self._in_force.held
+        held = {n: h for n, h in self._in_force.held.items() if h.position[0] > PROVISIONAL}
         positions = {name: h.position for name, h in held.items()}
         if self.stores.last_known is None or positions == self._saved:
             return

@@ -77,6 +77,16 @@ class Targets:
         """Return the versions that can get traffic and do not serve now, each once."""
         return [target for target in sorted(needed(route)) if not self.is_ready(*target)]
 
+    def loads(self, route: Route, before: Revision | None) -> tuple[tuple[str, str], ...]:
+        """Return what a route would have loaded: variants' versions, and copies for shadows."""
+        targets = {(v.model, v.version) for v in route.variants}
+        found = {target for target in targets if not self.is_ready(*target)}
+        had = {s.name: (s.model, s.version) for s in before.route.shadows} if before else {}
+        found |= {
+            (s.model, s.version) for s in route.shadows if had.get(s.name) != (s.model, s.version)
+        }
+        return tuple(sorted(found))
+
     def check_exists(self, route: Route) -> None:
         """Raise RouteError if a version is not on disk."""
         faults = []

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+import resource
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Final, Protocol
 
@@ -147,3 +148,14 @@ def allow(client: redis.Redis, user: str, *rules: str) -> None:
     """Make a user with the password "secret" who may do all but what the rules take away."""
     rest = ("on", ">secret", "~*", "&*", "+@all", *rules)
     client.execute_command("ACL", "SETUSER", user, "reset", *rest)  # type: ignore[no-untyped-call]
+
+
+@contextmanager
+def no_file_longer_than(size: int) -> Iterator[None]:
+    """Make the kernel refuse to let files of this process grow further: the disk is full."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))

@@ -119,11 +119,23 @@ class KeptRecords:
         """Do nothing."""
 
 
+class CountingGate(Gate):
+    """A gate that counts those who come to it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.entries = 0
+
+    def __call__(self, pause_s: float) -> None:
+        self.entries += 1
+        super().__call__(pause_s)
+
+
 class Copy:
     """One copy that was loaded: its version, its engine, its gate."""
 
     def __init__(self, model: str, version: str, policy: BatchPolicy, *, is_gated: bool) -> None:
-        self.gate = Gate()
+        self.gate = CountingGate()
         self.reports: list[BatchReport] = []
         self.engine = FakeEngine(
             inputs=(ECHO_INPUT,),
@@ -166,10 +178,21 @@ class Copy:
         await self.gate.entered()
 
     async def end_batch(self) -> None:
-        """Let the batch inside the engine end and its answers be given."""
-        ended = len(self.reports)
+        """Let the batch inside the engine end and its answers be given.
+
+        A batch that fails comes to the gate again with each of its requests.
+        """
+        ended, let_go = len(self.reports), self.gate.entries
         self.gate.let_go()
-        await until(lambda: len(self.reports) > ended)
+
+        def has_ended() -> bool:
+            nonlocal let_go
+            if self.gate.entries > let_go and len(self.reports) == ended:
+                let_go += 1
+                self.gate.let_go()
+            return len(self.reports) > ended
+
+        await until(has_ended)
 
 
 class Copies:

@@ -85,7 +85,8 @@ def test_every_line_is_a_comment_a_shell_command_or_empty(environment: Path) -> 
     lines = go_on.lines(Path(".demo"), AT, PIXELS, "user-1")
     commands = [line for line in lines if line and not line.startswith("# ")]
     assert [shlex.split(command)[0] for command in commands] == [
-        *("curl", "my env/bin/python", "my env/bin/sluice", "my env/bin/sluice", "curl"),
+        *("curl", "my env/bin/python", "my env/bin/sluice", "my env/bin/sluice"),
+        *("my env/bin/sluice", "curl"),
     ]
     assert "'my env/bin/sluice' log tail --config .demo/sluice.toml --from-start" in commands
     assert "'my env/bin/sluice' check --config .demo/sluice.toml" in commands

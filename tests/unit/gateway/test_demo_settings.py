@@ -72,10 +72,10 @@ def test_turning_the_prediction_log_off_is_refused(tmp_path: Path) -> None:
 
 def test_each_variant_gets_a_user_whom_the_route_gives_to_it(tmp_path: Path) -> None:
     config = settings.load(settings.write(tmp_path, URL), {})
-    users = settings.users(config)
-    assert set(users) == {"stable", "canary"}
     (route,) = configuration.routes(config)
     compiled = CompiledRoute.compile(route)
+    users = settings.users(compiled)
+    assert set(users) == {"stable", "canary"}
     for variant, user in users.items():
         assert compiled.decide(user.encode(), lambda: 0.0).variant.name == variant
 
@@ -86,4 +86,5 @@ def test_a_variant_without_weight_gets_no_user(tmp_path: Path) -> None:
         "SLUICE__ROUTES__DIGITS__VARIANTS__CANARY__WEIGHT": "0",
     }
     config = settings.load(settings.write(tmp_path, URL), everything_to_stable)
-    assert settings.users(config) == {"stable": "user-1"}
+    (route,) = configuration.routes(config)
+    assert settings.users(CompiledRoute.compile(route)) == {"stable": "user-1"}

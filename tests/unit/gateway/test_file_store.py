@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import os
-import resource
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
@@ -25,7 +22,14 @@ from gateway.route_control.store import (
     Stale,
     StoreDown,
 )
-from tests.support.route_stores import NAME, FilePlace, change, opened, write_row
+from tests.support.route_stores import (
+    NAME,
+    FilePlace,
+    change,
+    no_file_longer_than,
+    opened,
+    write_row,
+)
 
 FILE: Final = file_name(NAME)
 DROPPED: Final = "half-written route revision dropped"
@@ -278,17 +282,6 @@ def test_a_closed_store_is_down(tmp_path: Path) -> None:
     asyncio.run(scenario())
 
 
-@contextmanager
-def no_file_longer_than(size: int) -> Iterator[None]:
-    """Make the kernel refuse to let files of this process grow further: the disk is full."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-
-
 def test_a_disk_that_fills_up_in_the_middle_of_a_write_leaves_the_route_as_it_was(
     tmp_path: Path,
 ) -> None:
@@ -309,6 +302,39 @@ def test_a_disk_that_fills_up_in_the_middle_of_a_write_leaves_the_route_as_it_wa
 
     asyncio.run(scenario())
     assert (tmp_path / FILE).read_bytes() == journal_of(first, second)
+
+
+def test_what_stands_behind_the_last_change_is_written_over(tmp_path: Path) -> None:
+    first, second = row(2)
+
+    async def scenario() -> None:
+        async with opened(FilePlace(tmp_path)) as store:
+            await store.write(first)
+            # As an attempt leaves it that failed, and then could not be cut off either.
+            (tmp_path / FILE).write_bytes(journal_of(first) + b"x" * 1_000)
+            assert await store.read(NAME) == first.after
+            await store.write(second)
+
+    asyncio.run(scenario())
+    assert (tmp_path / FILE).read_bytes() == journal_of(first, second)
+
+
+def test_another_revision_in_the_place_of_the_one_that_was_there_is_not_handed_out(
+    tmp_path: Path,
+) -> None:
+    first, second = row(2)
+    foreign = change(2, expected=(1, 1), by="bob")
+
+    async def scenario() -> None:
+        async with opened(FilePlace(tmp_path)) as store:
+            await write_row(store, 2)
+            swapped = journal_of(first, foreign)
+            assert len(swapped) == len(journal_of(first, second))
+            (tmp_path / FILE).write_bytes(swapped)
+            with pytest.raises(CorruptRevision, match="another one"):
+                await store.read(NAME)
+
+    asyncio.run(scenario())
 
 
 def test_a_journal_that_somebody_shortened_or_took_away_takes_no_more_changes(
@@ -337,21 +363,23 @@ def test_a_journal_that_somebody_shortened_or_took_away_takes_no_more_changes(
 def test_a_long_journal_is_written_anew_without_the_bodies_that_are_not_kept(
     tmp_path: Path,
 ) -> None:
+    place, path = FilePlace(tmp_path), tmp_path / FILE
+
     async def scenario() -> None:
-        async with opened(FilePlace(tmp_path), kept_revisions=10, kept_audit_entries=25) as store:
-            longest = 0
-            for number in range(1, 101):
+        async with opened(place, kept_revisions=10, kept_audit_entries=25) as store:
+            for number in range(1, 106):
                 expected = (1, number - 1) if number > 1 else None
                 await store.write(change(number, expected=expected, body=b"x" * 10_000))
-                longest = max(longest, (tmp_path / FILE).stat().st_size)
-            assert longest < 20 * 10_000 + 40 * 1_000
-        async with opened(FilePlace(tmp_path), kept_revisions=10, kept_audit_entries=25) as store:
+                data = path.read_bytes()
+                assert data.count(b"sluice-route/1 ") <= 25 + 10
+                assert data.count(b"x" * 10_000) < 20
+        async with opened(place, kept_revisions=10, kept_audit_entries=25) as store:
             history = await store.history(NAME, 1_000)
-            assert [r.revision for r in history] == list(range(100, 90, -1))
+            assert [r.revision for r in history] == list(range(105, 95, -1))
             audit = await store.audit(NAME, limit=1_000)
-            assert audit == [change(n).audit for n in range(76, 101)]
-            assert await store.revision(NAME, 90) is None
-            await store.write(change(101, expected=(1, 100)))
+            assert audit == [change(n).audit for n in range(81, 106)]
+            assert await store.revision(NAME, 95) is None
+            await store.write(change(106, expected=(1, 105)))
 
     asyncio.run(scenario())
     assert list(tmp_path.glob("*.partial")) == []

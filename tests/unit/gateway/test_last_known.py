@@ -9,7 +9,7 @@ import pytest
 
 from gateway.route_control.last_known import KEPT_FILES, LastKnownGood
 from gateway.route_control.revision import StoredRevision
-from tests.support.route_stores import change
+from tests.support.route_stores import change, no_file_longer_than
 
 
 def routes(revision: int) -> list[StoredRevision]:
@@ -127,3 +127,16 @@ def test_a_folder_that_cannot_be_made_is_the_callers_to_know(tmp_path: Path) -> 
     with pytest.raises(OSError, match="file"):
         kept.save(routes(1))
     assert kept.load() == []
+
+
+def test_a_full_disk_leaves_the_earlier_snapshot_and_nothing_else(tmp_path: Path) -> None:
+    kept = LastKnownGood(tmp_path)
+    kept.save(routes(1))
+    large = change(2, body=b"x" * (5 << 20)).after
+    # A limit above whatever else this process may be writing.
+    with no_file_longer_than(4 << 20), pytest.raises(OSError, match="File too large"):
+        kept.save([large])
+    assert kept.load() == routes(1)
+    assert list(tmp_path.glob("*.partial")) == []
+    kept.save([large])
+    assert kept.load() == [large]

@@ -189,10 +189,10 @@ def test_hints_can_be_closed_in_every_state_and_twice(server: RedisServer, state
             assert await hints.next(0.2) is False
         async with asyncio.timeout(2.0):
             await hints.close()
+            assert len(asyncio.all_tasks()) == 1
             await hints.close()
         assert await hints.next(SHORT_S) is False
         assert not hints.is_connected
-        assert len(asyncio.all_tasks()) == 1
 
     asyncio.run(scenario())
 

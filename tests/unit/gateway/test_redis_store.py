@@ -145,8 +145,11 @@ def test_a_store_goes_on_with_a_server_that_was_killed_and_started_again(
                     store.replicas(),
                     store.withdraw("a"),
                 ):
+                    begun_s = time.monotonic()
                     with pytest.raises(StoreDown):
                         await call
+                    # Known at once: nothing tries again behind our back.
+                    assert time.monotonic() - begun_s < 1.0
                 server.start()
                 assert (await store.heads())[NAME].position == (1, number - 1)
                 await store.write(change(number, expected=(1, number - 1)))
@@ -165,7 +168,7 @@ def test_a_server_that_does_not_answer_is_down_in_time_however_many_ask(
             with stalled(server):
                 begun_s = time.monotonic()
                 outcomes = await asyncio.gather(
-                    *(store.read(NAME) for _ in range(40)), return_exceptions=True
+                    *(store.read(NAME) for _ in range(80)), return_exceptions=True
                 )
                 took_s = time.monotonic() - begun_s
             assert all(isinstance(outcome, StoreDown) for outcome in outcomes)
@@ -294,6 +297,21 @@ def test_without_the_right_to_a_command_of_the_script_the_route_does_not_change(
                     await limited.write(change(2, expected=(1, 1)))
             assert await store.read(NAME) == first.after
             assert await store.history(NAME, 9) == [first.after]
+
+    asyncio.run(scenario())
+
+
+def test_without_the_right_to_read_documents_no_route_is_taken_for_a_damaged_one(
+    server: RedisServer, client: redis.Redis
+) -> None:
+    allow(client, "gateway", "-hmget")
+
+    async def scenario() -> None:
+        async with store_at(server.url) as store:
+            await write_row(store, 1)
+        async with store_at(server.url.replace("redis://", "redis://gateway:secret@")) as limited:
+            with pytest.raises(StoreDown):
+                await limited.heads()
 
     asyncio.run(scenario())
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from router.slot_map import SlotRange, change, check, lay_out
+from router.slot_map import SlotMap, SlotRange, change, check, lay_out
 from router.slots import SLOTS
 from tests.support.slot_maps import after_all
 
@@ -16,6 +16,15 @@ def test_a_new_route_is_laid_out_in_the_order_of_the_names_from_the_lowest_slot_
         SlotRange(50_000, 150_000, "canary", 7),
         SlotRange(150_000, SLOTS, "stable", 7),
     )
+
+
+@pytest.mark.parametrize("owner", ["a", "b", "c"])
+def test_an_owner_of_no_slots_owns_none_wherever_its_name_stands(owner: str) -> None:
+    sizes = {name: SLOTS if name == owner else 0 for name in ("a", "b", "c")}
+    ranges = lay_out(sizes, 1)
+    assert ranges == (SlotRange(0, SLOTS, owner, 1),)
+    owners = SlotMap(ranges, {name: name for name in sizes})
+    assert {owners.owner(slot) for slot in (0, 1, SLOTS // 2, SLOTS - 1)} == {owner}
 
 
 def test_growing_variants_take_freed_slots_in_the_order_of_their_names() -> None:

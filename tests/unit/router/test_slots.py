@@ -1,4 +1,4 @@
-"""The key-to-slot function and the ranges of slots."""
+"""The key-to-slot function."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from router.slots import SLOTS, KeySpace, SlotMap
+from router.slots import SLOTS, KeySpace
 from tests.golden import make_slots
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "slots.json"
@@ -59,19 +59,7 @@ def test_salt_and_key_are_kept_apart() -> None:
     assert KeySpace("ab").slot(b"c") != KeySpace("a").slot(b"bc")
 
 
-def test_owners_have_consecutive_ranges() -> None:
-    owners = SlotMap([900_000, 0, 99_999, 1])
-    assert [owners.owner(s) for s in (0, 899_999, 900_000, 999_998, 999_999)] == [0, 0, 2, 2, 3]
-
-
-@pytest.mark.parametrize("sizes", [[0, SLOTS], [SLOTS, 0], [0, 0, SLOTS, 0]])
-def test_an_owner_of_no_slots_owns_none_wherever_it_stands(sizes: list[int]) -> None:
-    owners = SlotMap(sizes)
-    everything = sizes.index(SLOTS)
-    assert {owners.owner(slot) for slot in (0, 1, SLOTS // 2, SLOTS - 1)} == {everything}
-
-
-@pytest.mark.parametrize("sizes", [[], [SLOTS - 1], [SLOTS, 1], [SLOTS + 1, -1], [0]])
-def test_sizes_that_do_not_make_up_all_slots_are_refused(sizes: list[int]) -> None:
-    with pytest.raises(ValueError, match="do not make 1000000"):
-        SlotMap(sizes)
+def test_the_slot_is_the_high_word_of_the_hash_times_the_slots() -> None:
+    space = KeySpace("exp1")
+    assert space.slot(b"user-0") == (space.hash(b"user-0") * SLOTS) >> 64
+    assert space.hash(b"user-0") < 1 << 64
