@@ -181,20 +181,9 @@ class App:
             catalog=self.catalog, control=control, limit_bytes=server.max_body_bytes
         )
         access = Access(self.principals, is_required=self.config.control.auth == "token")
-        registry = CollectorRegistry()
-        registry.register(
-            MetricsCollector(
-                version=__version__,
-                requests=self.accounts.metrics,
-                versions=self.repository.versions,
-                log=self.log.statistics if isinstance(self.log, PredictionLog) else lambda: None,
-                is_ready=lambda: self.lifecycle.is_ready,
-            )
-        )
-        registry.register(RouteCollector(self.plane, overrides_ignored=self._overrides_ignored))
         apps = {
             "http": predict.make_app(endpoints=endpoints, infer=infer, statuses=self.statuses),
-            "metrics": metrics_page.make_app(registry),
+            "metrics": metrics_page.make_app(self._make_registry()),
             "admin": admin.make_app(
                 admin.AdminEndpoints(catalog=self.catalog, access=access),
                 RouteEndpoints(plane=self.plane, access=access),
@@ -229,6 +218,20 @@ class App:
             metrics=self._http["metrics"].port,
             admin=self._http["admin"].port,
         )
+
+    def _make_registry(self) -> CollectorRegistry:
+        registry = CollectorRegistry()
+        registry.register(
+            MetricsCollector(
+                version=__version__,
+                requests=self.accounts.metrics,
+                versions=self.repository.versions,
+                log=self.log.statistics if isinstance(self.log, PredictionLog) else lambda: None,
+                is_ready=lambda: self.lifecycle.is_ready,
+            )
+        )
+        registry.register(RouteCollector(self.plane, overrides_ignored=self._overrides_ignored))
+        return registry
 
     async def start(self) -> None:
         """Open the listeners, load the models, become ready."""

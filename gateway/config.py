@@ -86,7 +86,7 @@ class ModelsConfig(_Section, frozen=True):
 
 
 class RedisConfig(_Section, frozen=True):
-    """The Redis or Valkey server that takes the prediction log."""
+    """The Redis or Valkey server that keeps the routes and takes the prediction log."""
 
     url: str
     """redis://, rediss:// or unix://; a password belongs into the environment override."""
@@ -137,7 +137,8 @@ class PrincipalConfig(_Section, frozen=True):
     tenant: str = ""
     """What rules about tenants see."""
     roles: list[Literal["tester", "viewer", "operator"]] = []
-    """tester: may choose a variant by a header, where a rule allows it."""
+    """tester: may choose a variant by a header, where a rule allows it; viewer: may read the
+    admin API; operator: may also change what it shows."""
 
 
 class Config(_Section, frozen=True):
@@ -146,7 +147,7 @@ class Config(_Section, frozen=True):
     server: ServerConfig = ServerConfig()
     models: ModelsConfig = ModelsConfig()
     redis: RedisConfig | None = None
-    """Absent: serve without a prediction log."""
+    """Absent: serve without a prediction log, and keep routes in a folder."""
     prediction_log: PredictionLogConfig = PredictionLogConfig()
     control: ControlConfig = ControlConfig()
     principals: dict[Name, PrincipalConfig] = {}

@@ -112,7 +112,8 @@ class RouteCollector(Collector):
             "1 while the store's revision cannot follow the one in force.",
             labels=["route", "kind"],
         )
-        for route in self._plane.in_force.held:
+        # A revision that waits, or cannot be read, may be the first of its route.
+        for route in sorted({*self._plane.in_force.held, *known.pending, *known.conflicts}):
             pending.add_metric([route], float(route in known.pending))
             for kind in _CONFLICTS:
                 conflict.add_metric([route, kind], float(known.conflicts.get(route) == kind))

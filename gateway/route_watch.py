@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 
-from gateway.directory import REASON_FALLBACK, Target
+from gateway.directory import Target
 from gateway.pipeline import Call
 from gateway.request import correlation_id
 from gateway.route_control.units import UnitCounter
@@ -36,10 +36,10 @@ class RouteWatch:
             split = target.split
             if split is None:
                 return
-            if split.route.kind == EXPERIMENT and target.key and _by_slot(split, target):
-                route = split.route
+            route = split.route
+            if route.kind == EXPERIMENT and target.key and target.assigned_by == REASON_SLOT:
                 self._units.see(route.name, split.epoch, route.salt, target.assigned, target.key)
-            if split.route.shadows:
+            if route.shadows:
                 self._mirror(call, target, split)
         except Exception:  # the live request is queued: nothing here may reach its caller
             self.failures += 1
@@ -61,11 +61,3 @@ class RouteWatch:
         )
         for shadow, is_sampled in mirrors:
             self._shadows.offer(mirrored, shadow.name, is_sampled)
-
-
-def _by_slot(split: CompiledRoute, target: Target) -> bool:
-    """Whether the key's slot chose the variant, also where a fallback serves."""
-    if target.reason != REASON_FALLBACK:
-        return target.reason == REASON_SLOT
-    key = target.key or b""
-    return split.slot_map.owner(split.key_space.slot(key)).name == target.assigned

@@ -1,9 +1,9 @@
 """Requests at a steady pace over HTTP, to one route on several replicas, and what the answers said.
 
 Each connection has one request under way and begins the next one a pause after the last began, so
-that the load is the same whether the machine is quick or slow. Of every answer its revision, variant
-and model version are kept, and of every revision when each replica first answered with it. Knows
-nothing of how routes are changed.
+that the load is the same whether the machine is quick or slow. Of every answer its revision,
+variant and model version are kept, and of every revision when each replica first answered with it.
+Knows nothing of how routes are changed.
 """
 
 from __future__ import annotations
@@ -116,6 +116,8 @@ class Traffic:
         self._pause_s = pause_s
         self._is_over = False
         self._news = asyncio.Event()
+        """A replica answered with a revision for the first time."""
+        self._answered = asyncio.Event()
         self._places = [
             (address, observed)
             for address, observed in zip(addresses, self.replicas, strict=True)
@@ -124,8 +126,13 @@ class Traffic:
         self._tasks: list[asyncio.Task[None]] = []
 
     @property
-    def answers(self) -> Counter[Seen]:
+    def total(self) -> int:
         """Good answers of all replicas."""
+        return sum(observed.total for observed in self.replicas)
+
+    @property
+    def answers(self) -> Counter[Seen]:
+        """What good answers of all replicas said."""
         return sum((observed.answers for observed in self.replicas), Counter[Seen]())
 
     @property
@@ -151,6 +158,14 @@ class Traffic:
                 if None not in found:
                     return [at_s for at_s in found if at_s is not None]
                 await self._news.wait()
+
+    async def flow(self, answers: int) -> None:
+        """Return when so many more good answers have come; raises TimeoutError if they do not."""
+        target = self.total + answers
+        async with asyncio.timeout(ANSWER_LIMIT_S):
+            while self.total < target:
+                self._answered.clear()
+                await self._answered.wait()
 
     async def __aenter__(self) -> Self:
         """Begin; the connections take turns within the pause."""
@@ -213,6 +228,7 @@ class Traffic:
         )
         observed.answers[seen] += 1
         observed.latest = seen
+        self._answered.set()
         if seen.revision not in observed.first_s:
             observed.first_s[seen.revision] = now_s
             self._news.set()

@@ -2,9 +2,9 @@
 
 Starts one Redis and some gateways, asks all of them at a steady pace, and changes the weights of
 their route through the admin API of one after the other. Odd revisions give everything to one
-version, even ones to the other, so that an answer made of two revisions shows. What is timed is what
-callers see: from the change to the first answer, of the replica that is last, that names the new
-revision. Once with Redis pub/sub, once with polling only.
+version, even ones to the other, so that an answer made of two revisions shows. What is timed is
+what callers see: from the change to the first answer, of the replica that is last, that names the
+new revision. Once with Redis pub/sub, once with polling only.
 """
 
 from __future__ import annotations
@@ -42,6 +42,8 @@ from loadtests.signals import sigterm_interrupts
 
 RESULTS: Final = Path(__file__).parent / "results" / "propagation.json"
 CHANGES: Final = 200
+MOST_CHANGES: Final = 900
+"""All revisions must still be in the history at the end, which keeps a thousand."""
 REPLICAS: Final = 3
 ROUTE: Final = "weighed"
 MODEL: Final = "mlp"
@@ -51,13 +53,14 @@ SIZES: Final = (4, 8, 3)
 REACH_LIMIT_S: Final = 10.0
 POLL_S: Final = 1.0
 """The gateways' own interval, give or take a fifth."""
-SETTLE_S: Final = {True: 0.05, False: POLL_S}
+SETTLE_S: Final = {True: 0.25, False: POLL_S}
 """Longest pause before a change, with and without pub/sub. Drawn at random, so that changes come at
 any moment between two polls; a change made as soon as the last one has arrived would not."""
 METHOD: Final = (
     "one operator, one change at a time, through the replicas in turn; the end is the first answer "
-    "of the last replica that names the revision, seen by paced requests on every replica; one "
-    "clock, as operator and callers are one process; all processes share the cores"
+    "of the last replica that names the revision, seen by paced requests on every replica "
+    "(one each 2.5 ms: so coarse is it); one clock, as operator and callers are one process; all "
+    "processes share the cores"
 )
 _ROW: Final = {
     "name": "x",
@@ -316,8 +319,8 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--replicas", type=int, default=REPLICAS, help=f"default: {REPLICAS}")
     parser.add_argument("--output", type=Path, default=RESULTS, metavar="FILE")
     options = parser.parse_args(arguments)
-    if options.changes < 1 or options.replicas < 1:
-        parser.error("--changes and --replicas must be positive")
+    if not 1 <= options.changes <= MOST_CHANGES or options.replicas < 1:
+        parser.error(f"--changes is 1 to {MOST_CHANGES}, --replicas at least 1")
     try:
         with sigterm_interrupts():
             results = _run(options.changes, options.replicas)
@@ -376,12 +379,14 @@ def shown(measured: Round) -> list[str]:
         ("sent -> answered", measured.answer_ms),
     )
     heading = "with pub/sub" if measured.pubsub else "polling only"
+    faults = (
+        f"{measured.failed_requests} failed, {measured.mixed_revisions} mixed two revisions, "
+        f"{measured.went_back} went back"
+    )
     return [
         f"{heading:26}{'p50 ms':>10}{'p90 ms':>10}{'p99 ms':>10}{'max ms':>10}",
         *(f"{name:26}{s.p50:10.1f}{s.p90:10.1f}{s.p99:10.1f}{s.max:10.1f}" for name, s in rows),
-        f"{measured.changes} changes, {measured.requests} requests: "
-        f"{measured.failed_requests} failed, {measured.mixed_revisions} mixed two revisions, "
-        f"{measured.went_back} went back\n",
+        f"{measured.changes} changes, {measured.requests} requests: {faults}\n",
     ]
 
 

@@ -27,7 +27,7 @@ from router.routes import (
 from router.rules import HeaderCondition, Rule, When
 
 _T = TypeVar("_T")
-ASSIGNED: Final = frozenset(("revision", "generation", "derived", "meta", "deleted"))
+ASSIGNED: Final = frozenset(("revision", "generation", "derived", "meta", "deleted", "emergency"))
 """Keys that the store writes and a reader of input ignores."""
 _ROUTE_KEYS: Final = ASSIGNED | {
     "name", "kind", "salt", "key", "missing_key", "stable", "variants", "rules", "shadows",

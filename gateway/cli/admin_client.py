@@ -283,7 +283,7 @@ class AdminClient:
             target += "?" + urlencode(call.query, quote_via=quote)
         try:
             connection.connect()
-        except OSError as exc:
+        except (OSError, UnicodeError) as exc:  # UnicodeError: a host name that cannot be one
             raise Unreachable(f"cannot reach {self.address}: {_why(exc)}") from None
         try:
             connection.sock.settimeout(call.timeout_s)

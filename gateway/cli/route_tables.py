@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from decimal import Decimal
+from typing import Final
 
 from msgspec import UNSET
 
@@ -36,6 +37,9 @@ from gateway.cli.route_text import (
     split,
     table,
 )
+
+GIVEN: Final = "query"
+"""Source of a key that the question itself named."""
 
 
 def routes(found: RouteList, style: Style = PLAIN) -> str:
@@ -160,12 +164,12 @@ def difference(name: str, found: Difference) -> str:
     return "\n".join([head, *changes(found.diff)])
 
 
-def moved_share(moved: Decimal, reversioned: Decimal | None) -> str:
+def moved_share(moved: Decimal, reversioned: Decimal | None, verb: str = "moved") -> str:
     """Return how many keys get another variant, and another version where that is not as many."""
-    text = f"moved {percent(moved)} of the keys"
+    text = f"{verb} {percent(moved)} of the keys"
     if reversioned is None or reversioned == moved:
         return text
-    return f"{text}, {percent(reversioned)} to another version"
+    return f"{text} ({percent(reversioned)} get another version)"
 
 
 def written(answer: Written, before: int | None) -> str:
@@ -183,25 +187,27 @@ def written(answer: Written, before: int | None) -> str:
 
 
 def _headline(answer: Written, before: int | None) -> str:
-    document = answer.document
-    name, revision = document.name, document.revision
+    what = f"{answer.document.name}: {_outcome_of(answer, before)}"
+    if not answer.dry_run:
+        return what
+    return f"dry run, nothing is changed: {what}"
+
+
+def _outcome_of(answer: Written, before: int | None) -> str:
+    document, revision = answer.document, answer.document.revision
     if not answer.changed:
-        prefix = "dry run: " if answer.dry_run else ""
-        return f"{prefix}{name}: unchanged at revision {revision}"
-    moved = moved_share(answer.moved_share_percent, answer.reversioned_share_percent)
+        return f"unchanged at revision {revision}"
     if answer.emergency:
-        where = f"{name}: all traffic of one replica to {document.stable}"
-        return f"dry run, nothing is changed: {where}" if answer.dry_run else where
+        return f"all traffic of one replica to {document.stable}"
     if document.deleted:
-        what = f"revision {before} -> {revision}, deleted"
-    elif document.meta.verb == "create" or not before:
-        what = f"created at revision {revision}"
-    elif document.meta.verb == "restore":
-        what = f"restored as revision {revision} of generation {document.generation}"
-    else:
-        what = f"revision {before} -> {revision}, {moved}"
-    prefix = "dry run, nothing is changed: " if answer.dry_run else ""
-    return f"{prefix}{name}: {what}"
+        return f"revision {before} -> {revision}, deleted"
+    if document.meta.verb == "create" or not before:
+        return f"created at revision {revision}"
+    if document.meta.verb == "restore":
+        return f"restored as revision {revision} of generation {document.generation}"
+    verb = "would move" if answer.dry_run else "moved"
+    moved = moved_share(answer.moved_share_percent, answer.reversioned_share_percent, verb)
+    return f"revision {before} -> {revision}, {moved}"
 
 
 def explanation(found: Explanation) -> str:
@@ -213,7 +219,7 @@ def explanation(found: Explanation) -> str:
         instead = found.served or "nobody: neither it nor a fallback is ready"
         lines.append(f"  {found.variant} is not ready; served by {instead}")
     details = {
-        "key from": found.key_source,
+        "key from": found.key_source if found.key_source != GIVEN else None,
         "hash": found.hash,
         "propensity": None if found.propensity is None else f"{found.propensity:g}",
         "mirrored to": ", ".join(found.shadows),

@@ -237,8 +237,10 @@ def _converge(session: Session, name: str, wanted: RouteDocument, limit_s: float
     )
     if waited.laggards:
         raise Stop(Exit.NOT_CONVERGED, _behind(wanted, waited))
-    replicas = "the only replica has" if waited.replicas == 1 else f"all {waited.replicas} have"
-    session.remark(f"{replicas} revision {wanted.revision}, after {waited.took_s:.1f} s")
+    everyone = "the only replica has"
+    if waited.replicas > 1:
+        everyone = f"all {waited.replicas} replicas have"
+    session.remark(f"{everyone} revision {wanted.revision}, after {waited.took_s:.1f} s")
     return Exit.DONE
 
 

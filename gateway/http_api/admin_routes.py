@@ -298,8 +298,8 @@ class RouteEndpoints:
         )
 
     async def _stream(self, route: str) -> AsyncIterator[bytes]:
-        yield _event(Event(kind="hello", route="", data={"routes": self._plane.questions.names()}))
-        async for event in self._plane.events.listen(route, HEARTBEAT_S):
+        hello = Event(kind="hello", route="", data={"routes": self._plane.questions.names()})
+        async for event in self._plane.events.listen(route, HEARTBEAT_S, hello=hello):
             yield b": alive\n\n" if event is None else _event(event)
 
 

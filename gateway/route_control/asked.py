@@ -38,7 +38,12 @@ def read_held(stored: StoredRevision) -> Held:
     if revision.position != stored.position:
         sentence = f"the document says {etag_of(revision.position)}, the store {stored.etag}"
         raise RouteError(Fault(("revision",), sentence))
-    return Held(revision=revision, digest=stored.digest, audit_digest=stored.audit_digest)
+    return Held(
+        revision=revision,
+        digest=stored.digest,
+        body=stored.body,
+        audit_digest=stored.audit_digest,
+    )
 
 
 def trusted(stored: StoredRevision) -> Held:

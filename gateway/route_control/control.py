@@ -8,7 +8,6 @@ Knows no HTTP: errors are the gateway's, answers are values.
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import time
 from collections.abc import Callable, Mapping
@@ -16,9 +15,9 @@ from dataclasses import replace
 from decimal import Decimal
 from typing import Any, Final
 
-from gateway.errors import Conflict, StoreUnavailable
+from gateway.errors import Conflict, StoreUnavailable, UnknownName
 from gateway.route_control.asked import asked, trusted
-from gateway.route_control.emergency import Emergency, EmergencyJournal
+from gateway.route_control.emergency import Emergencies, Emergency, EmergencyJournal
 from gateway.route_control.in_force import PROVISIONAL, Held
 from gateway.route_control.questions import RouteQuestions, unknown
 from gateway.route_control.revision import Change
@@ -58,15 +57,14 @@ class RouteControl:
         self.questions = questions
         self.in_force = questions.in_force
         self._targets = targets
-        self._journal = journal
-        self._emergencies: dict[str, Emergency] = {}
+        self._emergencies = Emergencies(in_force=self.in_force, journal=journal)
         self._store = sync.stores.routes
         sync.on_round += [self._give_back, self._reconcile]
 
     @property
     def emergencies(self) -> Mapping[str, Emergency]:
         """Aborts that only this replica has carried out, by route."""
-        return self._emergencies
+        return self._emergencies.by_route
 
     async def put(
         self, name: str, body: Mapping[str, Any], condition: Condition, intent: Intent
@@ -124,12 +122,20 @@ class RouteControl:
     async def abort(self, name: str, intent: Intent) -> Written:
         """Send all traffic to the stable variant, whatever the route's state.
 
-        Needs no version to be loaded and no revision to be named. If the store is out of reach it
-        is done on this replica alone, and made known to the store later.
+        Needs no version to be loaded and no revision to be named. If the store is out of reach, or
+        what it has is not intact, it is done on this replica alone, and made known to the store
+        later.
 
         Raises:
             UnknownName.
         """
+        try:
+            return await self._abort_in_store(name, intent)
+        except (StoreUnavailable, Conflict) as exc:
+            return await self._abort_here(name, intent, why=str(exc))
+
+    async def _abort_in_store(self, name: str, intent: Intent) -> Written:
+        """Abort for all replicas; raises UnknownName, StoreUnavailable, Conflict."""
 
         def make(before: Revision, origin: Origin) -> Revision:
             return changes.follow(before, changes.aborted(before.route), origin, changes.ALWAYS)
@@ -142,8 +148,6 @@ class RouteControl:
             except RevisionMismatch as exc:
                 if exc.current is None or exc.current.revision.is_deleted:
                     raise unknown(name) from None
-            except StoreUnavailable:
-                return await self._abort_here(name, intent)
         raise Conflict(f"route {name!r} is being changed all the time")
 
     async def undo(
@@ -173,7 +177,8 @@ class RouteControl:
     async def restore(self, name: str, intent: Intent) -> Written:
         """Write what this replica serves into the store, as a new generation.
 
-        For a store that has lost or gone back behind what replicas serve.
+        For a store that has lost or gone back behind what replicas serve. An emergency abort is
+        part of what is served.
 
         Raises:
             UnknownName, StoreUnavailable, RevisionMismatch.
@@ -184,14 +189,19 @@ class RouteControl:
         head = (await asked(self._store.heads())).get(name)
         at = head.position if head else None
         origin = _origin("restore", intent, held.revision.route.revision)
-        after = changes.restored(held.revision, at or (0, 0), origin)
+        served, aborted = held.revision, self.in_force.overridden(name)
+        if aborted is not None:
+            served = changes.follow(served, aborted, origin, changes.ALWAYS)
+        after = changes.restored(served, at or (0, 0), origin)
         if not intent.is_dry_run:
             await self._set(Held.of(after), held.revision, at, held.audit_digest, intent)
+            await self._emergencies.settle(name)
         return Written(
             before=held.revision,
             after=after,
             is_changed=True,
             is_dry_run=intent.is_dry_run,
+            diff=difference(held.revision, after),
         )
 
     async def seed(self, routes: list[Route]) -> None:
@@ -214,14 +224,12 @@ class RouteControl:
                 await self._set(Held.of(made), None, None, "", intent)
             except RevisionMismatch:
                 await self.sync.look()  # another replica was quicker
-            except StoreUnavailable:
+            except (StoreUnavailable, Conflict):  # out of reach, or not intact
                 self.sync.force(Held.of(replace(made, generation=PROVISIONAL)))
 
     async def load_emergencies(self) -> None:
         """Carry out again what the journal says that the store does not know yet."""
-        for emergency in await asyncio.to_thread(self._journal.load):
-            self._emergencies[emergency.route] = emergency
-            self._override(emergency.route)
+        await self._emergencies.load()
 
     async def _write(
         self, name: str, verb: str, make: Make, condition: Condition, intent: Intent
@@ -253,6 +261,7 @@ class RouteControl:
                 if verb not in ("abort", "delete"):
                     await self._prepare(after.route, before.route if before else None)
                 await self._set(Held.of(after), before, at, previous, intent)
+            await self._emergencies.settle(name)
         return Written(
             before=before,
             after=after if is_changed or before is None else before,
@@ -276,22 +285,18 @@ class RouteControl:
         intent: Intent,
     ) -> None:
         """Compare and set, then serve it here. Raises RevisionMismatch, StoreUnavailable."""
-        name, body = after.revision.route.name, after.revision.body()
+        name = after.revision.route.name
         entry = audit_entry(before, after.revision, intent, digest=after.digest, previous=previous)
-        change = Change.of(name, after.position, body, expected=at, audit=entry)
+        change = Change.of(name, after.position, after.body, expected=at, audit=entry)
         try:
             await asked(self._store.write(change))
         except Stale as exc:
             current = trusted(exc.current) if exc.current else None
             raise RevisionMismatch(f"route {name!r} was changed meanwhile", current) from None
-        held = Held(
-            revision=after.revision, digest=after.digest, audit_digest=change.after.audit_digest
-        )
-        await self._end_emergency(name)
-        self.sync.accept(held)
+        self.sync.accept(replace(after, audit_digest=change.after.audit_digest))
         await self.sync.report_quietly()
 
-    async def _abort_here(self, name: str, intent: Intent) -> Written:
+    async def _abort_here(self, name: str, intent: Intent, why: str) -> Written:
         """Send all traffic to the stable variant on this replica alone."""
         held = self.in_force.held.get(name)
         if held is None or held.revision.is_deleted:
@@ -300,7 +305,7 @@ class RouteControl:
         origin = _origin("abort", intent, before.route.revision)
         after = changes.follow(before, changes.aborted(before.route), origin, changes.ALWAYS)
         if not intent.is_dry_run:
-            self._emergencies[name] = Emergency(
+            emergency = Emergency(
                 route=name,
                 generation=before.generation,
                 revision=before.route.revision,
@@ -308,9 +313,8 @@ class RouteControl:
                 reason=intent.reason,
                 since_ms=origin.created_ms,
             )
-            self._override(name)
-            logger.error("emergency abort", extra={"route": name, "actor": intent.actor})
-            await self._save_emergencies()
+            logger.error("an abort cannot be made known now", extra={"route": name, "why": why})
+            await self._emergencies.declare(emergency)
         return Written(
             before=before,
             after=after,
@@ -320,21 +324,19 @@ class RouteControl:
             diff=difference(before, after),
         )
 
-    def _override(self, name: str) -> None:
-        held = self.in_force.held.get(name)
-        if held is not None and not held.revision.is_deleted:
-            self.in_force.override(name, changes.aborted(held.revision.route), _now_ms())
-
     async def _reconcile(self) -> None:
         """Make emergency aborts known to the store, now that it answers."""
-        for name, emergency in list(self._emergencies.items()):
-            current = await self.questions.current(name)
-            if current is not None and _still_applies(emergency, current):
-                at = document.timestamp(emergency.since_ms)
-                reason = f"{emergency.reason} (emergency abort of {self.sync.replica} at {at})"
-                intent = Intent(actor=emergency.actor, auth="journal", source="", reason=reason)
-                await self.abort(name, intent)
-            await self._end_emergency(name)
+        for name, emergency in list(self._emergencies.by_route.items()):
+            try:
+                current = await self.questions.current(name)
+                if current is not None and emergency.applies_to(current):
+                    at = document.timestamp(emergency.since_ms)
+                    reason = f"{emergency.reason} (emergency abort of {self.sync.replica} at {at})"
+                    intent = Intent(actor=emergency.actor, auth="journal", source="", reason=reason)
+                    await self._abort_in_store(name, intent)
+            except (Conflict, UnknownName):
+                continue  # not intact, or changed all the time, or just deleted: the next round
+            await self._emergencies.settle(name)
 
     async def _give_back(self) -> None:
         """Bring routes that the store has not, or has lost, into it as they are served here."""
@@ -345,28 +347,8 @@ class RouteControl:
                 held = Held.of(replace(held.revision, generation=1))
             try:
                 await self._set(held, None, None, held.audit_digest, intent)
-            except RevisionMismatch:
-                continue  # another replica was quicker
-
-    async def _end_emergency(self, name: str) -> None:
-        if self._emergencies.pop(name, None) is not None:
-            self.in_force.override(name, None, _now_ms())
-            await self._save_emergencies()
-
-    async def _save_emergencies(self) -> None:
-        try:
-            await asyncio.to_thread(self._journal.save, self._emergencies.values())
-        except OSError as exc:
-            logger.warning("emergencies not written down", extra={"why": str(exc)})
-
-
-def _still_applies(emergency: Emergency, current: Held) -> bool:
-    """Whether an emergency abort is not overtaken by a later decision of somebody else's."""
-    revision = current.revision
-    if revision.is_deleted:
-        return False
-    is_same = current.position == (emergency.generation, emergency.revision)
-    return is_same or revision.origin.created_ms < emergency.since_ms
+            except (RevisionMismatch, Conflict):
+                continue  # another replica was quicker, or what is there cannot be shown
 
 
 def _existing(name: str, make: Callable[[Revision, Origin], Revision]) -> Make:

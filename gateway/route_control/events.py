@@ -21,19 +21,22 @@ class Event:
     """Something that happened at this replica."""
 
     kind: str
-    """route, conflict, pending, store, or gap."""
+    """route, conflict, pending, store, gap, or hello."""
     route: str
     """Empty: not about one route."""
     data: Mapping[str, Any]  # Any: JSON
 
 
 class _Listener:
-    def __init__(self) -> None:
+    def __init__(self, route: str) -> None:
         self.events: deque[Event] = deque()
         self.woken = asyncio.Event()
         self.lost = 0
+        self._route = route
 
     def put(self, event: Event) -> None:
+        if self._route and event.route not in ("", self._route):
+            return
         if len(self.events) >= QUEUE_EVENTS:
             self.events.popleft()
             self.lost += 1
@@ -54,22 +57,26 @@ class EventHub:
         for listener in self._listeners:
             listener.put(event)
 
-    async def listen(self, route: str, idle_s: float) -> AsyncIterator[Event | None]:
-        """Yield events of a route (empty: of all) from now on; None after every idle spell.
+    async def listen(
+        self, route: str, idle_s: float, *, hello: Event | None = None
+    ) -> AsyncIterator[Event | None]:
+        """Yield `hello`, then events of a route (empty: of all); None after every idle spell.
 
-        Ends when the hub is closed.
+        Nothing is missed between `hello`, which is yielded while the listener is there already, and
+        the events. Ends when the hub is closed.
         """
-        listener = _Listener()
+        listener = _Listener(route)
         self._listeners.add(listener)
         try:
+            if hello is not None:
+                yield hello
             while not self._is_closed:
                 while listener.events:
                     if listener.lost:
                         lost, listener.lost = listener.lost, 0
                         yield Event(kind="gap", route="", data={"lost": lost})
-                    event = listener.events.popleft()
-                    if not route or event.route in ("", route):
-                        yield event
+                        continue
+                    yield listener.events.popleft()
                 listener.woken.clear()
                 try:
                     async with asyncio.timeout(idle_s):

@@ -12,7 +12,7 @@ from typing import Any
 
 from router.document import percent
 from router.policy import REASON_RANDOM, RULE_PREFIX, CompiledRoute, KeyRequired
-from router.routes import Route, Variant
+from router.routes import PRINCIPAL, Route, Variant
 from router.rules import Facts
 
 IsReady = Callable[[str, str], bool]
@@ -104,6 +104,8 @@ def _key(route: Route, question: Question) -> tuple[str | None, str | None]:
         return question.key, "query"
     headers = {name.lower(): value for name, value in question.headers.items()}
     for source in route.key:
+        if source.kind == PRINCIPAL:  # a question has no caller: say what the key is instead
+            continue
         given = headers if source.kind == "header" else question.parameters
         if value := given.get(source.name):
             return value, str(source)

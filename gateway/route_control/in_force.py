@@ -37,10 +37,12 @@ class Verdict(Enum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Held:
-    """A revision and the digest of its body."""
+    """A revision, with the bytes that it was read from: they stay as they are, also where this
+    version of Sluice would write the same revision in other words."""
 
     revision: Revision
     digest: str
+    body: bytes
     audit_digest: str = ""
     """Of the audit entry that was written with it."""
 
@@ -52,7 +54,9 @@ class Held:
     @classmethod
     def of(cls, revision: Revision, audit_digest: str = "") -> Held:
         """Hold a revision that no store has handed out."""
-        return cls(revision=revision, digest=digest_of(revision.body()), audit_digest=audit_digest)
+        body = revision.body()
+        digest = digest_of(body)
+        return cls(revision=revision, digest=digest, body=body, audit_digest=audit_digest)
 
     def stored(self) -> StoredRevision:
         """Return it as a store holds it."""
@@ -62,7 +66,7 @@ class Held:
             generation=generation,
             revision=number,
             digest=self.digest,
-            body=self.revision.body(),
+            body=self.body,
             audit_digest=self.audit_digest,
         )
 
@@ -107,7 +111,10 @@ class InForce:
         self._show(name, now_ms)
 
     def override(self, name: str, route: Route | None, now_ms: int) -> None:
-        """Serve another content than the revision's, under its number; None: no longer."""
+        """Serve another content than the revision's, under its number; None: no longer.
+
+        Of a route that is not in force nothing is served.
+        """
         if route is None:
             self._overrides.pop(name, None)
         else:
@@ -126,8 +133,11 @@ class InForce:
                 self._show(name, now_ms)
 
     def _show(self, name: str, now_ms: int) -> None:
-        revision = self._held[name].revision
+        held = self._held.get(name)
         override = self._overrides.get(name)
+        if held is None:
+            return
+        revision = held.revision
         if revision.is_deleted:
             self._table.remove(name)
         elif override is None:

@@ -16,7 +16,7 @@ from gateway.route_control import durable, frame
 from gateway.route_control.revision import StoredRevision, digest_of
 
 KEPT_FILES: Final = 3
-_LOCK: Final = "lock"
+_LOCK: Final = "snapshots.lock"
 _FILE: Final = re.compile(r"routes-(\d{12})\.snapshot")
 _LINE: Final = re.compile(rb"sluice-routes/1 (\d{1,9}) ([0-9a-f]{64})")
 _LONGEST_LINE: Final = 128

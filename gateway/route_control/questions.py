@@ -10,7 +10,7 @@ import contextlib
 import json
 import logging
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -106,7 +106,7 @@ class RouteQuestions:
         wanted = at or self.newest(name)
         reports = await asked(self._sync.stores.board.replicas())
         return [
-            _state(replica, name, age_s, json.loads(report), wanted)
+            _state(replica, name, age_s, report, wanted)
             for replica, (age_s, report) in sorted(reports.items())
         ]
 
@@ -143,11 +143,20 @@ def _readable(name: str, entries: list[bytes]) -> Iterator[dict[str, Any]]:  # A
         yield entry
 
 
-def _state(
-    replica: str, name: str, age_s: float, report: Mapping[str, Any], at: Held
-) -> ReplicaState:
+def _reported(report: bytes, name: str) -> tuple[int, int, str, str]:
+    """Return generation, revision, digest and what waits; of a report that another version of
+    Sluice wrote in its own form, that nothing is in force there."""
+    nothing = (0, 0, "", "")
+    try:
+        generation, revision, digest, pending = json.loads(report)["routes"].get(name, nothing)
+        return int(generation), int(revision), str(digest), str(pending)
+    except (ValueError, TypeError, KeyError, AttributeError):
+        return nothing
+
+
+def _state(replica: str, name: str, age_s: float, report: bytes, at: Held) -> ReplicaState:
     """Return what a report says of a route. The same number with another content is a split."""
-    generation, revision, digest, pending = report["routes"].get(name, [0, 0, "", ""])
+    generation, revision, digest, pending = _reported(report, name)
     position = (generation, revision)
     return ReplicaState(
         replica=replica,

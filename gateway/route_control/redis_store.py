@@ -238,6 +238,8 @@ class RedisRouteStore:
             if name is not None and _WRONG_TYPE in str(exc):
                 raise CorruptRevision(name, "a key of it holds something else") from exc
             raise StoreDown(f"{type(exc).__name__}: {exc}") from exc
+        except TimeoutError as exc:
+            raise StoreDown(f"no answer within {self._timeout_s:g} s") from exc
         except (redis_errors.RedisError, OSError) as exc:
             raise StoreDown(f"{type(exc).__name__}: {exc}") from exc
 

@@ -19,6 +19,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
+from gateway.errors import StoreUnavailable
 from gateway.route_control.asked import read_held
 from gateway.route_control.events import EventHub
 from gateway.route_control.in_force import PROVISIONAL, Held, InForce, Verdict, judge
@@ -113,7 +114,9 @@ class Sync:
         self._pending: dict[str, Pending] = {}
         self._conflicts: dict[str, str] = {}
         self._conflicts_total = 0
-        self._loading: dict[str, asyncio.Task[None]] = {}
+        self._loading: set[str] = set()
+        """Routes whose versions are being loaded: one task each."""
+        self._tasks: set[asyncio.Task[None]] = set()
         self._is_holding = True
         self._is_store_up = True
         self._answered_s: float | None = None
@@ -149,7 +152,7 @@ class Sync:
 
     async def close(self) -> None:
         """Stop looking and take this replica off the board. Idempotent."""
-        tasks = [*self._loading.values(), *((self._task,) if self._task else ())]
+        tasks = [*self._tasks, *((self._task,) if self._task else ())]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -185,26 +188,35 @@ class Sync:
         now_ms = time.time_ns() // 1_000_000
         self._in_force.refresh(now_ms)
         try:
-            heads = await self.stores.routes.heads()
-            for name, head in heads.items():
-                await self._consider(name, head)
-            self.missing = [name for name in self._in_force.held if name not in heads]
+            await self._compare()
             self._note_store(is_up=True)
             for name in list(self._pending):
                 self._advance(name, now_ms)
             await self.report()
             for then in self.on_round:
-                await then()
-        except StoreDown as exc:
+                await _on_its_own(then)
+        except (StoreDown, StoreUnavailable) as exc:
             self._note_store(is_up=False, why=str(exc))
             for name in list(self._pending):
                 self._advance(name, now_ms)
         await self._keep_copy()
 
-    async def _consider(self, name: str, head: Head) -> None:
-        """Fetch a revision if the store has another one than this replica."""
-        position = (head.generation, head.revision)
-        verdict = judge(self.newest(name), position, head.digest)
+    async def _compare(self) -> None:
+        """Ask where every route stands, and consider each; note those that the store has not."""
+        # What is written here while the store answers is newer than its answer: compared is what
+        # was known when it was asked.
+        known = {name: self.newest(name) for name in {*self._in_force.held, *self._pending}}
+        heads = await self.stores.routes.heads()
+        for name, head in heads.items():
+            await self._consider(name, head, known.get(name))
+        self.missing = [name for name in self._in_force.held if name in known.keys() - heads.keys()]
+        for name in self._conflicts.keys() - heads.keys():
+            del self._conflicts[name]
+
+    async def _consider(self, name: str, head: Head, known: Held | None) -> None:
+        """Fetch a revision if the store has a newer one than this replica."""
+        position = head.position
+        verdict = judge(known, position, head.digest)
         if verdict is Verdict.CURRENT:
             self._conflicts.pop(name, None)
             return
@@ -214,16 +226,15 @@ class Sync:
             else:
                 self._alarm(name, verdict.value, f"the store has g{position[0]}-{position[1]}")
             return
+        if judge(self.newest(name), position, head.digest) is not Verdict.NEWER:
+            return  # it was written here meanwhile
         try:
             stored = await self.stores.routes.read(name)
             if stored is None:
                 return
             held = read_held(stored)
-        except CorruptRevision as exc:
-            self._alarm(name, "corrupt", exc.why)
-            return
-        except RouteError as exc:
-            self._alarm(name, "corrupt", str(exc))
+        except (CorruptRevision, RouteError, RecursionError) as exc:
+            self._alarm(name, "corrupt", exc.why if isinstance(exc, CorruptRevision) else str(exc))
             return
         self._conflicts.pop(name, None)
         self.accept(held)
@@ -263,17 +274,22 @@ class Sync:
         names = ", ".join("/".join(target) for target in missing)
         self._note_pending(name, pending, f"loading {names}")
         task = asyncio.get_running_loop().create_task(self._load(name, pending))
-        self._loading[name] = task
-        task.add_done_callback(lambda _: self._loading.pop(name, None))
+        self._loading.add(name)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
     async def _load(self, name: str, pending: Pending) -> None:
+        """Have the versions loaded; then, or if they do not come up, go on."""
         try:
             route = pending.held.revision.route
             await self._targets.load(route, only=needed(route))
-        except RouteError as exc:
+        except Exception as exc:  # whatever it is, the revision waits and is tried again
+            if not isinstance(exc, RouteError):
+                logger.exception("versions of a route could not be loaded", extra={"route": name})
             pending.retry_at_s = time.monotonic() + RETRY_LOAD_S
             self._note_pending(name, pending, str(exc))
-        self._loading.pop(name, None)
+        finally:
+            self._loading.discard(name)
         if name in self._pending:  # this revision, or one that came while it was loading
             self._advance(name, time.time_ns() // 1_000_000)
         await self.report_quietly()
@@ -345,6 +361,16 @@ class Sync:
             self._saved = positions
         except OSError as exc:
             logger.warning("routes not written down", extra={"why": str(exc)})
+
+
+async def _on_its_own(then: Callable[[], Awaitable[None]]) -> None:
+    """Run what follows a look: what fails, unless the store is away, holds up nothing else."""
+    try:
+        await then()
+    except (StoreDown, StoreUnavailable):
+        raise
+    except Exception:
+        logger.exception("what follows a look at the route store failed")
 
 
 def _asks_nothing_new(in_force: InForce, revision: revisions.Revision) -> bool:

@@ -128,12 +128,13 @@ class Targets:
             known: the route before it; shadows that it had were checked then.
         """
         stable = route.variant(route.stable)
-        reference = self._repository.get(stable.model, stable.version).metadata
+        at: Path = ("variants", stable.name)
+        reference = self._metadata(at, stable.model, stable.version)
         checked = {(s.model, s.version) for s in known.shadows} if known else set()
         faults = []
         for path, model, version in route.targets():
             if path[0] == "variants":
-                metadata = self._repository.get(model, version).metadata
+                metadata = self._metadata(path, model, version)
             elif (model, version) in checked:
                 continue
             else:
@@ -144,10 +145,17 @@ class Targets:
         if faults:
             raise RouteError(*faults)
 
+    def _metadata(self, path: Path, model: str, version: str) -> ModelMetadata:
+        """Return what a version that was loaded takes; somebody may have unloaded it since."""
+        try:
+            return self._repository.get(model, version).metadata
+        except EngineError as exc:
+            raise RouteError(Fault((*path, "version"), str(exc))) from None
+
     async def _metadata_of_copy(self, path: Path, model: str, version: str) -> ModelMetadata:
         """Load a version as a shadow would be, to see whether it comes up and what it takes."""
         if self.is_ready(model, version):
-            return self._repository.get(model, version).metadata
+            return self._metadata(path, model, version)
         try:
             copy = await self._repository.load_copy(model, version)
         except EngineError as exc:

@@ -162,7 +162,7 @@ class ShadowLane:
     def finish(self, twin: Twin, outcome: object) -> None:
         """Count the one outcome of a request in flight; what comes after it is ignored."""
         mirrored = twin.mirrored
-        if twin not in self._in_flight or mirrored is None:
+        if mirrored is None:
             return
         try:
             reason = self._conclude(twin, mirrored, outcome)

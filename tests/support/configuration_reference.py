@@ -6,8 +6,12 @@
 from __future__ import annotations
 
 import ast
+import re
 from pathlib import Path
 
+_ANNOTATED = re.compile(r"Annotated\[(?P<kind>\w+), Meta\((?P<meta>.*)\)\]")
+_BOUND = re.compile(r"\b(ge|gt|le)=(\d+)")
+_LITERAL = re.compile(r"Literal\[([^\]]*)\]")
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "configuration.md"
 SECTIONS = {
@@ -15,8 +19,8 @@ SECTIONS = {
     "ModelsConfig": "[models]",
     "RedisConfig": "[redis]",
     "PredictionLogConfig": "[prediction_log]",
-    "RouteConfig": "[routes.NAME]",
-    "VariantConfig": "[routes.NAME.variants] ARM = { … }",
+    "ControlConfig": "[control]",
+    "PrincipalConfig": "[principals.NAME]",
 }
 HEAD = """# Configuration
 
@@ -30,13 +34,22 @@ or where the file has text. Passwords belong here rather than in the file.
 
 This page is made from `gateway/config.py`; a test keeps it true.
 """
+ROUTES = """## `[routes.NAME]`
+
+{meaning}
+
+The same document as in the admin API, without `name`: [routes.md](routes.md) describes its fields.
+Once a route is stored, it is changed through the admin API or `sluice route`; the store is right
+then, and a difference from the file is logged at start.
+"""
 
 
 def page() -> str:
     """Return the whole page."""
     tree = ast.parse((ROOT / "gateway" / "config.py").read_text())
     classes = {node.name: node for node in tree.body if isinstance(node, ast.ClassDef)}
-    return "\n".join([HEAD, *(_section(classes[name], title) for name, title in SECTIONS.items())])
+    sections = [_section(classes[name], title) for name, title in SECTIONS.items()]
+    return "\n".join([HEAD, *sections, ROUTES.format(meaning=_meaning(classes["Config"], "routes"))])
 
 
 def _section(node: ast.ClassDef, title: str) -> str:
@@ -56,12 +69,22 @@ def _section(node: ast.ClassDef, title: str) -> str:
     return "\n".join([*lines, ""])
 
 
+def _meaning(node: ast.ClassDef, field: str) -> str:
+    """Return the docstring of one field."""
+    fields = [item.target for item in node.body if isinstance(item, ast.AnnAssign)]
+    target = next(found for found in fields if ast.unparse(found) == field)
+    following = (item for item in node.body if item.lineno > target.lineno)
+    return _docstring(next(following))
+
+
 def _type(annotation: str) -> str:
     plain = {"Positive": "int ≥ 1", "NonNegative": "int ≥ 0", "Name": "name"}
-    if annotation.startswith("Annotated["):
-        return annotation.removeprefix("Annotated[").partition(",")[0]
-    if annotation.startswith("Literal["):
-        return annotation.removeprefix("Literal[").removesuffix("]").replace("'", '"')
+    if found := _ANNOTATED.fullmatch(annotation):
+        kind, signs = found["kind"], {"ge": "≥", "gt": ">", "le": "≤"}
+        bounds = (f"{signs[sign]} {bound}" for sign, bound in _BOUND.findall(found["meta"]))
+        return f"{kind} {', '.join(bounds)}".strip()
+    if "Literal[" in annotation:
+        return _LITERAL.sub(r"\1", annotation).replace("'", '"')
     return plain.get(annotation, annotation.replace("Name", "name").replace("Config", ""))
 
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import Final
 
 from engines.repository import Repository
 from engines.tensors import Tensor
 from gateway.accounts import Accounts
+from gateway.config import PrincipalConfig
 from gateway.directory import Directory, Target
 from gateway.errors import StatusTable
 from gateway.lifecycle import Lifecycle
@@ -77,7 +78,13 @@ class Answered:
 class Desk:
     """A pipeline under test and everything around it."""
 
-    def __init__(self, shelf: Shelf, repository: Repository, routes: list[Route]) -> None:
+    def __init__(
+        self,
+        shelf: Shelf,
+        repository: Repository,
+        routes: list[Route],
+        principals: Mapping[str, PrincipalConfig],
+    ) -> None:
         self.shelf = shelf
         self.repository = repository
         self.lifecycle = Lifecycle()
@@ -87,11 +94,11 @@ class Desk:
         self.metrics = self.accounts.metrics
         self.log = KeptRecords()
         self.draws: list[float] = []
-        """What the directory draws, in turn; then 0."""
+        """What the directory draws, in turn; then 0.99."""
         self.directory = Directory(
             routes=RouteTable(routes),
             repository=repository,
-            principals=Principals({}),
+            principals=Principals(principals),
             draw=self._draw,
         )
         self.watched: list[Target] = []
@@ -106,7 +113,7 @@ class Desk:
         )
 
     def _draw(self) -> float:
-        return self.draws.pop(0) if self.draws else 0.0
+        return self.draws.pop(0) if self.draws else 0.99
 
     def admitted(self, call: Call, target: Target) -> None:
         """Keep the target of a request of a watched route."""
@@ -135,10 +142,12 @@ class Desk:
 
 
 @asynccontextmanager
-async def open_desk(shelf: Shelf, *routes: Route) -> AsyncIterator[Desk]:
+async def open_desk(
+    shelf: Shelf, *routes: Route, principals: Mapping[str, PrincipalConfig] | None = None
+) -> AsyncIterator[Desk]:
     """Serve a shelf through a pipeline; drain at the end."""
     async with open_repository(shelf) as repository:
-        yield Desk(shelf, repository, list(routes))
+        yield Desk(shelf, repository, list(routes), principals or {})
 
 
 def request_of(name: str, *values: float, version: str = "", **headers: str) -> InferRequest:

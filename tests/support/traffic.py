@@ -19,7 +19,6 @@ from typing import Any, Final, NamedTuple, Self
 import grpc.aio
 import httpx
 import numpy as np
-import uvloop
 
 from engines.tensors import Tensor
 from gateway.pb import inference_pb2 as pb
@@ -113,7 +112,7 @@ class Traffic:
         self._each = max(1, concurrency // 2)
         self._headers = dict(headers or {})
         self._is_over = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="traffic")
+        self._thread = threading.Thread(target=self._run, name="traffic", daemon=True)
 
     @property
     def failures(self) -> list[Seen]:
@@ -142,8 +141,7 @@ class Traffic:
 
     def _run(self) -> None:
         try:
-            with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-                runner.run(self._ask())
+            asyncio.run(self._ask())
         except (OSError, http_loop.LoopFailed) as exc:
             self.broken.append(repr(exc))
 

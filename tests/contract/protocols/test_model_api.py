@@ -368,14 +368,31 @@ def test_the_admin_port_shows_the_routes(gateway: GatewayInProcess) -> None:
     with httpx.Client(base_url=f"http://{gateway.at.admin}") as admin:
         names = [route["name"] for route in get(admin, "/v1/routes")["routes"]]
         assert names == sorted(CONFIG["routes"])
-        assert get(admin, "/v1/routes/split") == {
+        document = get(admin, "/v1/routes/split")
+        meta = document.pop("meta")
+        assert (meta["verb"], meta["parent"]) == ("create", 0)
+        assert document == {
             "name": "split",
             "revision": 1,
+            "generation": 1,
+            "kind": "rollout",
             "salt": "split",
             "key": ["header:x-user-id", "parameter:user"],
+            "missing_key": "random",
+            "stable": "stable",
             "variants": {
-                "stable": {"model": "mlp", "version": "1", "weight": 90.0},
-                "canary": {"model": "mlp", "version": "2", "weight": 10.0},
+                "stable": {"model": "mlp", "version": "1", "weight": 90},
+                "canary": {"model": "mlp", "version": "2", "weight": 10},
+            },
+            "rules": [],
+            "shadows": {},
+            "fallback": None,
+            "rollback_window_s": 3_600,
+            "derived": {
+                "slots": [[0, 100_000, "canary", 1], [100_000, 1_000_000, "stable", 1]],
+                "epoch": 1,
+                "carryover": [],
+                "warm": [],
             },
         }
         missing = admin.get("/v1/routes/none")

@@ -38,7 +38,7 @@ def expected_variant(gateway: GatewayInProcess, user: str) -> str:
     """Return the variant that the route table gives a user, without asking the gateway."""
     compiled = gateway.app.routes.snapshot["split"]
     request = InferRequest(name="split", header=lambda name: user)
-    decision = compiled.decide(read_key(compiled.route, request), lambda: 0.0)
+    decision = compiled.decide(read_key(compiled.route, request, None), lambda: 0.0)
     return decision.variant.name
 
 

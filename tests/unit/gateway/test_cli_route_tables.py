@@ -16,12 +16,9 @@ from gateway.cli.route_documents import (
     Explanation,
     History,
     RouteList,
-    Statistics,
     Written,
 )
-from gateway.cli.route_documents import RouteDocument as Document
 from gateway.cli.route_text import Style, percent, printable, seconds, table
-from gateway.cli.route_view import RoutePage, page
 from tests.support.admin_script import convergence, document, written
 
 _T = TypeVar("_T")
@@ -180,15 +177,15 @@ def test_a_write_says_which_revision_became_which_and_what_it_moved() -> None:
         ({"changed": False}, "digits: unchanged at revision 43"),
         (
             {"dry_run": True, "changed": False},
-            "dry run: digits: unchanged at revision 43",
+            "dry run, nothing is changed: digits: unchanged at revision 43",
         ),
         (
             {"dry_run": True},
-            "dry run, nothing is changed: digits: revision 42 -> 43, moved 10 % of the keys",
+            "dry run, nothing is changed: digits: revision 42 -> 43, would move 10 % of the keys",
         ),
         (
             {"moved_share_percent": 0, "reversioned_share_percent": 99.5},
-            "digits: revision 42 -> 43, moved 0 % of the keys, 99.5 % to another version",
+            "digits: revision 42 -> 43, moved 0 % of the keys (99.5 % get another version)",
         ),
         (
             {"document": document(43, deleted=True)},
@@ -230,8 +227,22 @@ BY_SLOT = {
     "shadows": ["v14"],
     "override_ignored": False,
 }
-NO_KEY = {"key": None, "key_source": None, "slot": None, "hash": None, "shadows": []}
+SOMEBODY = "user-1 is in slot 292417 of revision 42"
+NOBODY = "a request without a key, at revision 42"
+NO_KEY: dict[str, Json] = {
+    "key": None,
+    "key_source": None,
+    "slot": None,
+    "hash": None,
+    "shadows": [],
+}
 NO_VARIANT = {"variant": None, "model": None, "version": None, "served": None, "propensity": None}
+
+
+def test_a_key_that_was_given_has_no_source_worth_a_line() -> None:
+    assert "key from" not in tables.explanation(
+        read(BY_SLOT | {"key_source": "query"}, Explanation)
+    )
 
 
 def test_an_explanation_is_one_sentence_and_its_details() -> None:
@@ -250,8 +261,7 @@ def test_an_explanation_is_one_sentence_and_its_details() -> None:
         (
             {"reason": "rule:internal", "rule": "internal", "shadows": [], "hash": None},
             [
-                "user-1 is in slot 292417 of revision 42: "
-                "variant stable (digits 1), by rule internal",
+                f"{SOMEBODY}: variant stable (digits 1), by rule internal",
                 "  key from: header:x-user-id",
                 "  propensity: 0.9",
             ],
@@ -259,8 +269,7 @@ def test_an_explanation_is_one_sentence_and_its_details() -> None:
         (
             NO_KEY | {"reason": "no_key"},
             [
-                "a request without a key, at revision 42: "
-                "variant stable (digits 1), because it has no key",
+                f"{NOBODY}: variant stable (digits 1), because it has no key",
                 "  propensity: 0.9",
             ],
         ),
@@ -268,19 +277,16 @@ def test_an_explanation_is_one_sentence_and_its_details() -> None:
             NO_KEY
             | NO_VARIANT
             | {"reason": "random", "distribution": {"canary": 10, "stable": 90}},
-            [
-                "a request without a key, at revision 42: "
-                "drawn for every request: stable 90 %, canary 10 %"
-            ],
+            [f"{NOBODY}: drawn for every request: stable 90 %, canary 10 %"],
         ),
         (
             NO_KEY | NO_VARIANT | {"reason": "rejected", "error": "it needs a key"},
-            ["a request without a key, at revision 42: rejected, it needs a key"],
+            [f"{NOBODY}: rejected, it needs a key"],
         ),
         (
             NO_KEY | {"served": "canary", "override_ignored": True, "propensity": None},
             [
-                "a request without a key, at revision 42: variant stable (digits 1), by its slot",
+                f"{NOBODY}: variant stable (digits 1), by its slot",
                 "  the variant that it asks for is ignored: only testers may choose",
                 "  stable is not ready; served by canary",
             ],
@@ -288,7 +294,7 @@ def test_an_explanation_is_one_sentence_and_its_details() -> None:
         (
             NO_KEY | {"served": None, "propensity": None},
             [
-                "a request without a key, at revision 42: variant stable (digits 1), by its slot",
+                f"{NOBODY}: variant stable (digits 1), by its slot",
                 "  stable is not ready; served by nobody: neither it nor a fallback is ready",
             ],
         ),
@@ -297,150 +303,3 @@ def test_an_explanation_is_one_sentence_and_its_details() -> None:
 )
 def test_an_explanation_says_why(fields: dict[str, Json], lines: list[str]) -> None:
     assert tables.explanation(read(BY_SLOT | fields, Explanation)).splitlines() == lines
-
-
-def row(revision: int, variant: str, **fields: Json) -> dict[str, Json]:
-    """Return statistics of one variant in one revision."""
-    counts = {"requests": 0, "errors": 0, "forced": 0, "fallback": 0}
-    return {"revision": revision, "variant": variant, **counts, **fields}
-
-
-STATISTICS = {
-    "route": "digits",
-    "epoch": 42,
-    "variants": [
-        row(
-            42,
-            "canary",
-            requests=98,
-            errors=1,
-            forced=3,
-            fallback=2,
-            share_percent=9.8,
-            latency_ms={"p50": 1.0, "p95": 2.0, "p99": 3.14},
-        ),
-        row(41, "stable", requests=5000, share_percent=100.0, latency_ms={"p99": 9.0}),
-    ],
-    "shadows": {
-        "v14": {
-            "eligible": 100,
-            "sent": 10,
-            "in_flight": 2,
-            "dropped": {"not_sampled": 85, "queue_full": 3, "timeout": 0},
-        }
-    },
-    "experiment": None,
-}
-
-
-def page_of(shown: Json, statistics: Json = STATISTICS, replicas: Json = None) -> list[str]:
-    """Return the lines of a page."""
-    found = replicas or convergence(42, 42, wanted=42)
-    return page(
-        RoutePage(
-            document=read(shown, Document),
-            statistics=statistics if isinstance(statistics, str) else read(statistics, Statistics),
-            convergence=found if isinstance(found, str) else read(found, Convergence),
-        )
-    ).splitlines()
-
-
-def test_the_page_of_a_plain_route_has_only_what_there_is() -> None:
-    assert page_of(document()) == [
-        "digits: revision 42, rollout, stable is stable",
-        'by ann at 2026-11-21T11:00:00Z: setWeights, "more canary"',
-        "key: header:x-user-id, parameter:user (without one: random)",
-        "",
-        "VARIANT  MODEL     WEIGHT   SHARE  REQUESTS  ERRORS  FALLBACK  FORCED  P99 MS",
-        "canary   digits/2    10 %  9.80 %        98       1         2       3     3.1",
-        "stable   digits/1    90 %       -         -       -         -       -       -",
-        "(observed by the replica that was asked, at revision 42)",
-        "",
-        "replicas: 2 of 2 replicas have revision 42",
-    ]
-
-
-def test_the_page_shows_rules_shadows_fallback_and_what_is_kept_warm() -> None:
-    header = {"x-debug-variant": {"in": ["stable", "canary"]}, "x-a": "b", "x-p": {"prefix": "q"}}
-    lines = page_of(
-        document(
-            rules=[
-                {
-                    "name": "internal",
-                    "when": {"header": header, "role": "tester", "key": {"in": ["u1", "u2"]}},
-                    "to": "$header",
-                    "expires": "2026-12-01T00:00:00Z",
-                },
-                {"name": "eu", "when": {"tenant": ["a", "b"]}, "to": "stable", "enabled": False},
-                {"name": "rest", "when": {"header": {"x": {"present": True}}}, "to": "canary"},
-                {"name": "odd", "when": {"moon": {"full": True}}, "to": "canary"},
-                {"name": "all", "when": {}, "to": "stable", "reason": "contract"},
-            ],
-            shadows={
-                "v14": {"model": "digits", "version": "3", "sample": 10, "of": ["stable"]},
-                "v15": {"model": "digits", "version": "4", "sample": 0.5, "of": []},
-            },
-            fallback={"on": ["not_ready"], "to": "stable"},
-            key=[],
-            derived={
-                "warm": [{"model": "digits", "version": "0", "until": "2026-11-21T12:00:00Z"}]
-            },
-        )
-    )
-    text = "\n".join(lines)
-    assert lines[2:5] == [
-        "key: none (random)",
-        "fallback: stable, on not_ready",
-        "kept warm: digits/0 until 2026-11-21T12:00:00Z",
-    ]
-    assert (
-        "internal  header x-debug-variant in stable, canary and header x-a = b "
-        "and header x-p begins with q and role = tester and key in u1, u2  "
-        "$header  2026-12-01T00:00:00Z  -"
-    ) in text
-    whens = [line.split("  ") for line in lines if line.startswith(("eu ", "rest", "odd", "all"))]
-    assert [[cell.strip() for cell in row if cell.strip()][:2] for row in whens] == [
-        ["eu (off)", "tenant in a, b"],
-        ["rest", "header x is there"],
-        ["odd", 'moon {"full":true}'],
-        ["all", "always"],
-    ]
-    at = lines.index(next(line for line in lines if line.startswith("SHADOW")))
-    assert lines[at : at + 3] == [
-        "SHADOW  MODEL     SAMPLE  OF      ELIGIBLE  SENT  IN FLIGHT  DROPPED",
-        "v14     digits/3    10 %  stable       100    10          2  not_sampled 85, queue_full 3",
-        "v15     digits/4   0.5 %  all            -     -          -  -",
-    ]
-
-
-def test_the_page_says_what_it_does_not_know() -> None:
-    lines = page_of(document(), "the store is down", "no answer")
-    assert "(no numbers: the store is down)" in lines
-    assert lines[-1] == "replicas: not known (no answer)"
-
-
-def test_the_page_names_replicas_that_are_behind_and_an_emergency() -> None:
-    lines = page_of(
-        document(emergency={"actor": "ann", "reason": "errors"}),
-        replicas=convergence(42, 41, wanted=42),
-    )
-    assert lines[3] == ('EMERGENCY ABORT: this replica sends everything to stable (ann: "errors")')
-    assert lines[-2:] == [
-        "replicas: 1 of 2 replicas have revision 42",
-        "  b: at revision 41, loading digits/2, last heard of 0.4 s ago",
-    ]
-
-
-def test_the_page_of_an_experiment_warns_of_doubtful_results() -> None:
-    ratio = {"ln_bayes_factor": 9.0, "mismatch": True}
-    experiment = {"units": {"b": 3, "a": 100}, "sample_ratio": ratio, "carryover": [40, 41]}
-    lines = page_of(document(kind="experiment"), STATISTICS | {"experiment": experiment})
-    at = lines.index("experiment: units a 100, b 3")
-    assert lines[at + 1 : at + 3] == [
-        "SAMPLE RATIO MISMATCH: the units are not split as the weights say",
-        "carry-over: weights were changed while it ran, at revision 40, 41",
-    ]
-    sound = {"units": {}, "sample_ratio": {"ln_bayes_factor": None, "mismatch": False}}
-    lines = page_of(document(kind="experiment"), STATISTICS | {"experiment": sound})
-    assert "experiment: units none yet" in lines
-    assert not any("MISMATCH" in line or "carry-over" in line for line in lines)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import tomllib
 from collections.abc import Mapping
 from decimal import Decimal
+from hashlib import sha256
 from pathlib import Path
 from typing import Any, Final
 
@@ -23,11 +24,21 @@ drain_timeout_s = 0
 [models]
 repository = "models"
 control = "explicit"
+poll_s = 2
 [redis]
 url = "redis://127.0.0.1:6379/0"
 [prediction_log]
 linger_ms = 5
 timeout_s = 1
+[control]
+state = "/var/lib/sluice"
+poll_ms = 50
+pubsub = false
+auth = "token"
+[principals.ann]
+key_sha256 = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+tenant = "acme"
+roles = ["tester", "operator"]
 [routes.digits]
 key = ["header:X-User-Id", "parameter:user"]
 salt = "spring"
@@ -60,8 +71,10 @@ def test_a_file_that_sets_everything_is_read() -> None:
     assert config.server.max_body_bytes == 1 << 20
     assert config.prediction_log.timeout_s == 1.0
     assert config.redis is not None
+    assert (config.models.poll_s, config.control.poll_ms, config.control.auth) == (2, 50, "token")
+    assert config.principals["ann"].roles == ["tester", "operator"]
     (route,) = configuration.routes(config)
-    assert (route.name, route.revision, route.salt) == ("digits", 1, "spring")
+    assert (route.name, route.revision, route.salt) == ("digits", 0, "spring")
     assert [(s.kind, s.name) for s in route.key] == [
         ("header", "x-user-id"),
         ("parameter", "user"),
@@ -96,7 +109,7 @@ REFUSED: Final[Mapping[str, tuple[str, str]]] = {
     "section that is a value": ("models = 1", "$.models: Expected `object`, got `int`"),
     "variant that is a value": (
         "[routes.d]\nvariants.a = 1",
-        "$.routes.d.variants.a: Expected `object`, got `int`",
+        "$.routes.d.variants.a: expected a table, got a value of type int",
     ),
     "fraction": (
         "[server]\nmax_body_bytes = 1.5",
@@ -126,6 +139,48 @@ REFUSED: Final[Mapping[str, tuple[str, str]]] = {
         "[redis]\nurl = 'redis://h:x/0'",
         "$.redis.url: Port could not be cast",
     ),
+    "no choice of authentication": (
+        "[control]\nauth = 'basic'",
+        "$.control.auth: Invalid enum value 'basic'",
+    ),
+    "polls too often": ("[control]\npoll_ms = 49", "$.control.poll_ms: Expected `int` >= 50"),
+    "a wait for nothing": (
+        "[control]\ntimeout_s = 0.0",
+        "$.control.timeout_s: Expected `float` > 0.0",
+    ),
+    "principal without a key": (
+        "[principals.ann]\ntenant = 'acme'",
+        "$.principals.ann.key_sha256: this key is required",
+    ),
+    "digest in capitals": (
+        f"[principals.ann]\nkey_sha256 = '{'AB' * 32}'",
+        "$.principals.ann.key_sha256: Expected `str` matching",
+    ),
+    "digest with a line's end": (
+        f'[principals.ann]\nkey_sha256 = "{"ab" * 32}\\n"',
+        "$.principals.ann.key_sha256: Expected `str` matching",
+    ),
+    "a key instead of its digest": (
+        "[principals.ann]\nkey_sha256 = 'secret'",
+        "$.principals.ann.key_sha256: Expected `str` matching",
+    ),
+    "no role": (
+        f"[principals.ann]\nkey_sha256 = '{'ab' * 32}'\nroles = ['admin']",
+        "$.principals.ann.roles[0]: Invalid enum value 'admin'",
+    ),
+    "principal's name with a blank": (
+        f"[principals.'an n']\nkey_sha256 = '{'ab' * 32}'",
+        "$.principals.an n: Expected `str` matching",
+    ),
+    "one key of two principals": (
+        f"[principals.ann]\nkey_sha256 = '{'ab' * 32}'\n"
+        f"[principals.bob]\nkey_sha256 = '{'ab' * 32}'",
+        "$.principals.bob.key_sha256: it is the key of 'ann' as well",
+    ),
+    "the empty key": (
+        f"[principals.ann]\nkey_sha256 = '{sha256().hexdigest()}'",
+        "$.principals.ann.key_sha256: the key is empty",
+    ),
     "no variants": (
         "[routes.d]\nvariants = {}",
         "$.routes.d.variants: a route needs at least one variant",
@@ -140,11 +195,11 @@ REFUSED: Final[Mapping[str, tuple[str, str]]] = {
     ),
     "weight of text": (
         route(weight="'100'"),
-        "$.routes.d.variants.a.weight: Expected a number, got `str`",
+        "$.routes.d.variants.a.weight: expected a number, got a value of type str",
     ),
     "weight that is a flag": (
         route(weight="true"),
-        "$.routes.d.variants.a.weight: Expected a number, got `bool`",
+        "$.routes.d.variants.a.weight: expected a number, got a value of type bool",
     ),
     "weight beyond 100": (
         route(weight="100.5"),
@@ -160,19 +215,19 @@ REFUSED: Final[Mapping[str, tuple[str, str]]] = {
     ),
     "version that is a number": (
         f"[routes.ok]\n{ARM}\n" + route(version="1"),
-        "$.routes.d.variants.a.version: Expected `str`, got `int`",
+        "$.routes.d.variants.a.version: expected a text, got a value of type int",
     ),
     "version zero": (
         route(version="'0'"),
-        "$.routes.d.variants.a.version: Expected `str` matching",
+        "$.routes.d.variants.a.version: '0' is no version: a positive whole number as text",
     ),
     "version in words": (
         route(version="'v1'"),
-        "$.routes.d.variants.a.version: Expected `str` matching",
+        "$.routes.d.variants.a.version: 'v1' is no version: a positive whole number as text",
     ),
     "model with a slash": (
         route(model="'m/x'"),
-        "$.routes.d.variants.a.model: Expected `str` matching",
+        "$.routes.d.variants.a.model: 'm/x' is no name: letters, digits",
     ),
     "route's name with a blank": (
         f"[routes.'d d']\n{ARM}",
@@ -184,23 +239,23 @@ REFUSED: Final[Mapping[str, tuple[str, str]]] = {
     ),
     "variant's name with a blank": (
         "[routes.d]\nvariants.'a b' = { model = 'm', version = '1', weight = 100 }",
-        "$.routes.d.variants.a b: Expected `str` matching",
+        "$.routes.d.variants.a b: 'a b' is no name: letters, digits",
     ),
     "names with dots": (
         "[routes.'a.b'.variants.'c.d']\nmodel = 1\nversion = '1'\nweight = 100",
-        "$.routes.a.b.variants.c.d.model: Expected `str`, got `int`",
+        "$.routes.a.b.variants.c.d.model: expected a text, got a value of type int",
     ),
     "key that is no list": (
         f"[routes.d]\nkey = 'header:x'\n{ARM}",
-        "$.routes.d.key: Expected `array`, got `str`",
+        "$.routes.d.key: expected a list, got a value of type str",
     ),
     "unknown key source": (
         f"[routes.d]\nkey = ['header:x', 'cookie:y']\n{ARM}",
-        "$.routes.d.key[1]: 'cookie:y' is not of the form 'header:NAME' or 'parameter:NAME'",
+        "$.routes.d.key[1]: 'cookie:y' is not of the form 'header:NAME', 'parameter:NAME' or",
     ),
     "key source without a name": (
         f"[routes.d]\nkey = ['header:']\n{ARM}",
-        "$.routes.d.key[0]: 'header:' is not of the form 'header:NAME' or 'parameter:NAME'",
+        "$.routes.d.key[0]: 'header:' is not of the form 'header:NAME', 'parameter:NAME' or",
     ),
 }
 
@@ -276,7 +331,7 @@ def test_an_override_of_a_weight_is_exact() -> None:
         SLUICE__ROUTES__DIGITS__VARIANTS__CANARY__WEIGHT="30.0",
     )
     (route,) = configuration.routes(configuration.parse(document))
-    assert [v.slots for v in route.variants] == [700_000, 300_000]
+    assert route.sizes == {"stable": 700_000, "canary": 300_000}
 
 
 def test_an_override_through_a_value_is_refused_by_its_variable() -> None:
@@ -321,7 +376,7 @@ def test_a_file_that_cannot_be_read_is_refused(
         ([], r"^\$\.models\.repository: .*models is not a folder$"),
         (
             ["models"],
-            r"^\$\.routes\.digits\.variants\.stable\.model: model 'digits' is not in .*models$",
+            r"^\$\.routes\.digits\.variants\.canary\.model: model 'digits' is not in .*models$",
         ),
         (
             ["models/digits/1"],

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from gateway.route_control import frame
 from gateway.route_control.last_known import KEPT_FILES, LastKnownGood
-from gateway.route_control.revision import StoredRevision
+from gateway.route_control.revision import StoredRevision, digest_of
 from tests.support.route_stores import change, no_file_longer_than
 
 
@@ -96,6 +97,28 @@ def test_a_snapshot_that_is_wrong_in_any_byte_or_ends_anywhere_is_skipped(tmp_pa
         assert kept.load() == routes(1)
         newest.write_bytes(data[:at])
         assert kept.load() == routes(1)
+
+
+@pytest.mark.parametrize("harm", ["other number", "cut revision", "no body", "no revision"])
+def test_a_snapshot_whose_digest_is_right_must_still_hold_what_it_says(
+    tmp_path: Path, harm: str
+) -> None:
+    kept = LastKnownGood(tmp_path)
+    kept.save(routes(1))
+    made = change(2)
+    whole = frame.encode(made.after, audit=made.audit)
+    content, count = {
+        "other number": (whole, 2),
+        "cut revision": (whole[:-1], 1),
+        "no body": (frame.encode_audit(frame.frame_at(whole, 0)), 1),
+        "no revision": (b"something else\n", 1),
+    }[harm]
+    line = f"sluice-routes/1 {count} {digest_of(content)}\n".encode()
+    newest = tmp_path / "routes-000000000002.snapshot"
+    newest.write_bytes(line + content)
+    assert kept.load() == routes(1)
+    newest.write_bytes(f"sluice-routes/1 1 {digest_of(whole)}\n".encode() + whole)
+    assert kept.load() == [made.after]
 
 
 def test_when_every_snapshot_is_broken_nothing_is_known(tmp_path: Path) -> None:

@@ -61,7 +61,7 @@ def test_an_answer_names_its_server_and_echoes_the_id(shelf: Shelf) -> None:
 def test_a_record_holds_the_request_its_answer_and_who_served(shelf: Shelf) -> None:
     async def scenario() -> None:
         async with open_desk(shelf, SPLIT) as desk:
-            desk.draws = [0.95]
+            desk.draws = [0.05]
             request = request_of("split", 1.5, x_request_id="from-afar")
             _, answered = desk.submit(request)
             await answered.values()

@@ -132,6 +132,8 @@ counts = st.integers(0, 1 << 40)
         total_us=counts,
         batch_rows=counts,
         device=words,
+        parent_rid=st.sampled_from([b"", bytes(range(16))]),
+        is_shadow=st.booleans(),
     )
 )
 def test_every_field_comes_back_as_it_went_in(record: PredictionRecord) -> None:
@@ -167,6 +169,13 @@ def test_the_envelope_has_the_short_keys_of_the_schema() -> None:
     }
 
 
+def test_a_shadow_s_record_says_so_and_whom_it_copies() -> None:
+    record = make_record(3)
+    live = document_of(record)
+    record.parent_rid, record.is_shadow = bytes(range(16)), True
+    assert document_of(record) == live | {"prid": bytes(range(16)), "sh": True}
+
+
 def test_what_is_empty_takes_no_bytes() -> None:
     # Computed, so that they equal the defaults without being the same objects.
     record = PredictionRecord(
@@ -197,7 +206,7 @@ def test_a_cut_tensor_says_so_in_the_envelope() -> None:
 
 
 def test_keys_and_payload_kinds_of_later_versions_are_readable() -> None:
-    document = document_of(make_record()) | {"prid": bytes(16), "v": 2}
+    document = document_of(make_record()) | {"later": bytes(16), "v": 2}
     document["in"] = {
         "redacted": ["FP32", [2]],
         "summed_up": ["FP32", [2], {"k": "stat", "mean": 0.5}],

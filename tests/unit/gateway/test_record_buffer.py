@@ -75,6 +75,18 @@ def test_a_dropped_record_leaves_a_gap_in_the_numbers_of_its_name() -> None:
     assert [entry.seq for entry in left] == [4, 3]
 
 
+def test_live_and_shadow_records_of_a_name_are_numbered_apart_and_counted_together() -> None:
+    buffer = RecordBuffer(limit_records=9, limit_bytes=EVERYTHING)
+    for is_shadow in (False, True, True, False, True):
+        record = make_record()
+        record.is_shadow = is_shadow
+        buffer.offer(record)
+    taken = buffer.take(max_records=9, max_bytes=EVERYTHING)
+    assert [entry.seq for entry in taken] == [1, 1, 2, 2, 3]
+    assert (buffer.offered, buffer.buffered) == (5, 5)
+    assert is_exact(buffer)
+
+
 def test_a_record_that_breaks_its_type_is_counted_and_raises_nothing() -> None:
     buffer = RecordBuffer(limit_records=3, limit_bytes=EVERYTHING)
     record = make_record()

@@ -172,6 +172,7 @@ def test_a_server_that_does_not_answer_is_down_in_time_however_many_ask(
                 )
                 took_s = time.monotonic() - begun_s
             assert all(isinstance(outcome, StoreDown) for outcome in outcomes)
+            assert all(str(outcome) for outcome in outcomes)
             assert 0.3 <= took_s < 2.0
             # No connection is lost for it, and no late answer is taken for another question's.
             for _ in range(30):
@@ -204,6 +205,56 @@ def test_a_change_whose_reply_was_lost_is_repeated_with_success_and_made_once(
             await store.write(third)
             assert await store.read(NAME) == fourth.after
             assert len(await store.history(NAME, 9)) == len(await store.audit(NAME, limit=9)) == 4
+
+    asyncio.run(scenario())
+
+
+@asynccontextmanager
+async def cutting_replies_to_scripts(server: RedisServer) -> AsyncIterator[tuple[str, list[bytes]]]:
+    """Stand between store and server; a connection on which a script was answered breaks.
+
+    Yields the URL to connect to, and the scripts that were asked for so far.
+    """
+    asked: list[bytes] = []
+
+    async def pass_on(near: asyncio.StreamReader, near_out: asyncio.StreamWriter) -> None:
+        far, far_out = await asyncio.open_connection("127.0.0.1", server.port)
+        try:
+            while command := await near.read(1 << 20):
+                far_out.write(command)
+                reply = await far.read(1 << 20)
+                if b"EVALSHA" in command:
+                    asked.append(command)
+                    break
+                near_out.write(reply)
+        finally:
+            far_out.close()
+            near_out.close()
+
+    listening = await asyncio.start_server(pass_on, "127.0.0.1", 0)
+    try:
+        port = listening.sockets[0].getsockname()[1]
+        yield f"redis://127.0.0.1:{port}/0", asked
+    finally:
+        listening.close()
+        await listening.wait_closed()
+
+
+def test_a_change_whose_connection_broke_before_the_reply_was_sent_only_once(
+    server: RedisServer,
+) -> None:
+    async def scenario() -> None:
+        async with store_at(server.url) as store:
+            await write_row(store, 1)
+            second = change(2, expected=(1, 1))
+            async with cutting_replies_to_scripts(server) as (url, asked), store_at(url) as cut_off:
+                assert (await cut_off.heads())[NAME].position == (1, 1)
+                with pytest.raises(StoreDown):
+                    await cut_off.write(second)
+                assert len(asked) == 1
+            assert await store.read(NAME) == second.after
+            await store.write(second)
+            assert await store.audit(NAME, limit=9) == [change(1).audit, second.audit]
 
     asyncio.run(scenario())
 

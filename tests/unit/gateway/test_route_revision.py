@@ -11,6 +11,7 @@ from gateway.route_control.revision import (
     MAX_NUMBER,
     Change,
     StoredRevision,
+    digest_of,
     is_route_name,
     number_in,
 )
@@ -114,3 +115,13 @@ def test_what_is_not_exactly_one_revision_is_not_decoded() -> None:
     for wrong in (data + data, data + b"\n", alone, b"x" * 1_000, b"x\n"):
         with pytest.raises(frame.Broken):
             frame.decode(wrong)
+
+
+def test_a_frame_whose_revision_could_not_be_counted_is_broken() -> None:
+    line = f"sluice-route/1 digits 1 {MAX_NUMBER + 1} {'a' * 64} - - -"
+    data = f"{line} {digest_of(line.encode())[:16]}\n".encode()
+    with pytest.raises(frame.Broken, match="no number"):
+        frame.header_at(data, 0)
+    fitting = line.replace(str(MAX_NUMBER + 1), str(MAX_NUMBER))
+    data = f"{fitting} {digest_of(fitting.encode())[:16]}\n".encode()
+    assert frame.header_at(data, 0).revision == MAX_NUMBER

@@ -280,6 +280,24 @@ def test_an_engine_that_is_always_too_late_holds_one_batch_not_one_after_another
     asyncio.run(scenario())
 
 
+def test_a_late_batch_is_charged_alone_though_nobody_looked_when_the_one_before_it_ended() -> None:
+    async def scenario() -> None:
+        async with make_stage(shadow(deadline_ms=10), is_gated=True) as stage:
+            for value in range(4):
+                stage.offer(value)
+            await stage.copy.entered()
+            stage.shadows.apply({KEY: shadow(deadline_ms=100)})
+            for value in range(2):
+                stage.offer(value)
+            await until(lambda: stage.copy.batcher.statistics().expired == 4)
+            await stage.copy.end_batch()
+            await stage.copy.entered()
+            await until(lambda: stage.copy.batcher.statistics().expired == 6)
+            assert stage.found().held_bytes == 2 * ROW_BYTES
+
+    asyncio.run(scenario())
+
+
 def test_under_a_steady_load_a_hung_engine_holds_no_more_than_the_limit(
     without_collector: None,
 ) -> None:

@@ -199,6 +199,7 @@ def test_while_a_model_is_loaded_again_the_old_copy_serves_and_ends_what_it_has(
             old.gate.open()
             await until(lambda: old.served.is_closed)
             assert [record.cid for record in stage.log.records] == ["0.0", "1.0"]
+            await until(lambda: len(stage.shadows._lanes[KEY]._copies) == 1)
             stage.copy.gate.open()
             assert (await stage.idle()).sent == 3
 
@@ -300,6 +301,21 @@ def test_closing_with_a_full_queue_waits_for_nothing_though_the_engine_hangs() -
     assert time.monotonic() - started_s < 1
     assert log.records == []
     copies.last.gate.open()
+
+
+def test_what_a_hung_engine_keeps_is_no_longer_charged_to_a_shadow_that_is_closed() -> None:
+    async def scenario() -> None:
+        async with make_stage(shadow(deadline_ms=10), is_gated=True) as stage:
+            stage.offer(1.0)
+            await stage.copy.entered()
+            await stage.idle()
+            assert stage.found().held_bytes == ROW_BYTES
+            await stage.shadows.close()
+            assert stage.found().held_bytes == 0
+            assert not stage.found().is_ready
+            assert stage.found().reason == "it is shut down"
+
+    asyncio.run(scenario())
 
 
 def test_closing_lets_the_inputs_go_but_for_the_batch_in_the_engine() -> None:

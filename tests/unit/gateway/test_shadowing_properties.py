@@ -47,6 +47,14 @@ BATCH_ROWS = 3
 SHORT_MS = 2
 
 
+requests = st.lists(
+    st.tuples(st.sampled_from([0.0, 1.0, 2.0, FAIL_ON, BAD_ON]), st.integers(1, BATCH_ROWS + 1)),
+    min_size=1,
+    max_size=8,
+)
+"""Value and rows of each."""
+
+
 class ShadowsMachine(RuleBasedStateMachine):
     """Two shadow names, whose versions come, change and go."""
 
@@ -105,36 +113,47 @@ class ShadowsMachine(RuleBasedStateMachine):
             for (_, name), lane in self.shadows._lanes.items()
         }
 
-    @initialize()
-    def begin(self) -> None:
-        self.add(NAMES[0])
-        self.run(asyncio.sleep(0.001))
+    def send(
+        self, name: str, requests: list[tuple[float, int]], *, is_sampled: bool = True
+    ) -> None:
+        """Offer requests, and count those that are offered to a lane."""
+        lane = self.shadows._lanes.get((ROUTE, name))
+        for value, rows in requests:
+            self.shadows.offer(mirrored(*[value] * rows), name, is_sampled)
+            self.check()
+            if lane is not None:
+                self.offered[lane] += 1
+                self.unsampled[lane] += not is_sampled
 
-    def add(self, name: str) -> None:
-        async def work() -> None:
-            self.versions += 1
-            self.put(self.in_force() | {name: (str(self.versions), PATIENT_MS)})
-
-        self.run(work())
+    @initialize(early=st.integers(0, 2))
+    def begin(self, early: int) -> None:
+        for name in NAMES:
+            self.add_or_replace(name, early)
+        self.run(until(lambda: not self.shadows._loads))
 
     @rule(
         name=st.sampled_from(NAMES),
-        requests=st.lists(
-            st.tuples(st.sampled_from([0.0, 1.0, FAIL_ON, BAD_ON]), st.integers(1, 4)),
-            min_size=1,
-            max_size=8,
-        ),
+        requests=requests,
         is_sampled=st.sampled_from([True, True, True, False]),
     )
     def offer(self, name: str, requests: list[tuple[float, int]], is_sampled: bool) -> None:
         async def work() -> None:
+            self.send(name, requests, is_sampled=is_sampled)
+
+        self.run(work())
+
+    @rule(name=st.sampled_from(NAMES), requests=requests)
+    def offer_and_answer(self, name: str, requests: list[tuple[float, int]]) -> None:
+        """Offer, and let batches end until every one has its outcome."""
+
+        async def work() -> None:
+            self.send(name, requests)
             lane = self.shadows._lanes.get((ROUTE, name))
-            for value, rows in requests:
-                self.shadows.offer(mirrored(*[value] * rows), name, is_sampled)
-                self.check()
-                if lane is not None:
-                    self.offered[lane] += 1
-                    self.unsampled[lane] += not is_sampled
+            async with asyncio.timeout(HANG_S):
+                while lane is not None and lane.statistics().in_flight:
+                    for copy in [copy for copy in self.copies.loaded if copy.is_executing]:
+                        await copy.end_batch()
+                    await asyncio.sleep(0)
 
         self.run(work())
 
@@ -146,11 +165,12 @@ class ShadowsMachine(RuleBasedStateMachine):
 
         self.run(work())
 
-    @precondition(lambda self: any(copy.is_executing for copy in self.copies.loaded))
-    @rule(data=st.data())
-    def end_a_batch(self, data: st.DataObject) -> None:
+    @rule(choice=st.integers(0, 5))
+    def end_a_batch(self, choice: int) -> None:
+        # No precondition: which copies are busy depends on threads, and what is drawn must not.
         busy = [copy for copy in self.copies.loaded if copy.is_executing]
-        self.run(data.draw(st.sampled_from(busy)).end_batch())
+        if busy:
+            self.run(busy[choice % len(busy)].end_batch())
 
     @rule(name=st.sampled_from(NAMES))
     def let_deadlines_pass(self, name: str) -> None:
@@ -164,17 +184,22 @@ class ShadowsMachine(RuleBasedStateMachine):
             self.put(wanted | {name: (version, SHORT_MS)})
             lane = self.shadows._lanes[ROUTE, name]
             before = lane.statistics().in_flight
-            for rows in (1, 2):
-                self.shadows.offer(mirrored(*[1.0] * rows), name, True)
-                self.offered[lane] += 1
+            self.send(name, [(1.0, 1), (1.0, 2)])
             self.put(wanted | {name: (version, PATIENT_MS)})
             await until(lambda: lane.statistics().in_flight <= before)
 
         self.run(work())
 
-    @rule(name=st.sampled_from(NAMES))
-    def add_or_replace(self, name: str) -> None:
-        self.add(name)
+    @rule(name=st.sampled_from(NAMES), early=st.integers(0, 2))
+    def add_or_replace(self, name: str, early: int) -> None:
+        """Put a version into force that was not there, and offer before it is loaded."""
+
+        async def work() -> None:
+            self.versions += 1
+            self.put(self.in_force() | {name: (str(self.versions), PATIENT_MS)})
+            self.send(name, [(1.0, 1)] * early)
+
+        self.run(work())
 
     @rule(name=st.sampled_from(NAMES))
     def remove(self, name: str) -> None:
@@ -199,7 +224,7 @@ class ShadowsMachine(RuleBasedStateMachine):
     def break_or_mend_the_log(self, is_broken: bool) -> None:
         self.log.fault = RuntimeError("no log today") if is_broken else None
 
-    @precondition(lambda self: not self.is_closed and self.versions > 2)
+    @precondition(lambda self: not self.is_closed and self.versions > 3)
     @rule()
     def close(self) -> None:
         self.is_closed = True
@@ -252,4 +277,4 @@ class ShadowsMachine(RuleBasedStateMachine):
 
 
 TestShadows = ShadowsMachine.TestCase
-TestShadows.settings = settings(max_examples=60, stateful_step_count=25, deadline=None)
+TestShadows.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)

@@ -52,3 +52,5 @@ def test_less_than_was_confirmed_means_that_redis_forgot() -> None:
 def test_all_keys_of_a_name_share_a_cluster_slot() -> None:
     assert stream_key("digits", "gw-1") == "pl:{digits}:gw-1"
     assert streams_key("digits") == "pl:{digits}:streams"
+    assert stream_key("digits", "gw-1", is_shadow=True) == "pl:{digits}:shadow:gw-1"
+    assert streams_key("digits", is_shadow=True) == "pl:{digits}:shadow:streams"

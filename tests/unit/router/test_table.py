@@ -1,4 +1,4 @@
-"""The routes in force: replaced as a whole, never changed under a reader."""
+"""The routes in force: replaced one by one, never changed under a reader."""
 
 from __future__ import annotations
 
@@ -6,23 +6,15 @@ from typing import Any, cast
 
 import pytest
 
-from router.routes import Route, RouteError, Variant
+from router.policy import CompiledRoute
+from router.routes import Route, Variant
 from router.slots import SLOTS
 from router.table import RouteTable
 
 
-def route(name: str, revision: int = 1, variants: int = 1) -> Route:
-    sizes = [SLOTS // variants] * variants
-    return Route(
-        name=name,
-        revision=revision,
-        salt=name,
-        key=(),
-        variants=tuple(
-            Variant(name=f"v{n}", model="m", version="1", slots=size)
-            for n, size in enumerate(sizes)
-        ),
-    )
+def route(name: str, revision: int = 1) -> Route:
+    only = Variant(name="v0", model="m", version="1", slots=SLOTS)
+    return Route(name=name, revision=revision, salt=name, key=(), variants=(only,))
 
 
 def test_a_new_table_has_no_routes() -> None:
@@ -35,22 +27,34 @@ def test_routes_are_found_by_their_public_name_ready_for_decisions() -> None:
     assert table.snapshot["a"].decide(b"key", lambda: 0.0).variant.name == "v0"
 
 
-def test_replacing_takes_effect_as_a_whole_and_readers_keep_what_they_read() -> None:
-    table = RouteTable([route("a", 1), route("b", 1)])
-    before = table.snapshot
-    table.replace([route("a", 2), route("c", 1)])
-    assert sorted(table.snapshot) == ["a", "c"]
+def test_a_route_takes_the_place_of_the_one_of_its_name_and_of_no_other() -> None:
+    table = RouteTable([route("a"), route("b")])
+    other = table.snapshot["b"]
+    table.put(CompiledRoute.compile(route("a", 2)))
     assert table.snapshot["a"].route.revision == 2
+    assert table.snapshot["b"] is other
+    table.put(CompiledRoute.compile(route("c")))
+    assert sorted(table.snapshot) == ["a", "b", "c"]
+
+
+def test_readers_keep_what_they_read() -> None:
+    table = RouteTable([route("a"), route("b")])
+    before = table.snapshot
+    table.put(CompiledRoute.compile(route("a", 2)))
+    table.remove("b")
     assert sorted(before) == ["a", "b"]
     assert before["a"].route.revision == 1
+    assert sorted(table.snapshot) == ["a"]
 
 
-def test_a_replacement_that_fails_leaves_everything_in_force() -> None:
-    table = RouteTable([route("a")])
-    before = table.snapshot
-    with pytest.raises(RouteError):
-        table.replace(route("b", variants=n) for n in (2, 3))
-    assert table.snapshot is before
+def test_what_is_removed_is_gone_and_may_come_back() -> None:
+    table = RouteTable([route("a"), route("b")])
+    table.remove("a")
+    table.remove("a")
+    table.remove("nobody")
+    assert sorted(table.snapshot) == ["b"]
+    table.put(CompiledRoute.compile(route("a", 3)))
+    assert table.snapshot["a"].route.revision == 3
 
 
 def test_a_snapshot_cannot_be_written_to() -> None:
