@@ -54,6 +54,8 @@ class DeadlineExpired(EngineError):
             f"deadline expired after {waited_ns / 1e6:.1f} ms while the request was {stage} "
             f"at model {model!r} version {version}"
         )
+        self.stage = stage
+        """queued or executing."""
 
 
 class Cancelled(EngineError):

@@ -6,7 +6,9 @@ models load; become ready. Stop, in this written order:
   2. wait, at most drain_timeout_s, until every accepted request is answered; the listeners stay
      open meanwhile, so that probes go on seeing a live process; past the limit, answer what is
      left with UNAVAILABLE/503;
-  3. close the predict listeners and the engines, each within CLOSE_S or what is left of the limit;
+  3. close the predict listeners, within CLOSE_S or what is left of the limit, then the engines,
+     within CLOSE_S: nobody waits for an answer of theirs any more, and one that hangs (a shadow's,
+     or one whose request has expired) is left behind;
   4. flush the prediction log, at most FLUSH_S; what is left is counted as dropped;
   5. leave the route store, close the listeners that people watch (metrics, admin), last.
 Shadows are dropped at the first step: they never delay a drain.
@@ -279,7 +281,7 @@ class App:
         closing_s = max(CLOSE_S, _until(limit_s))
         await asyncio.gather(self._grpc.stop(closing_s), self._http["http"].stop(closing_s))
         try:
-            async with asyncio.timeout(max(CLOSE_S, _until(limit_s))):
+            async with asyncio.timeout(CLOSE_S):
                 await self.repository.close()
         except TimeoutError:
             logger.error("an engine has not ended")

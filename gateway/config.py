@@ -64,8 +64,9 @@ class ServerConfig(_Section, frozen=True):
     """How long accepted requests may take to finish after SIGTERM."""
     grpc_compression: Literal["none", "gzip", "deflate"] = "none"
     """Compression of gRPC answers; compressed requests are always accepted."""
-    replica: str = ""
-    """Name of this process in stream keys; empty: host name and HTTP port."""
+    replica: Annotated[str, Meta(pattern=r"^(?!streams\Z)[A-Za-z0-9_.\-]*\Z", max_length=128)] = ""
+    """Name of this process in stream keys and reports, unlike that of every other one on the same
+    Redis; empty: host name and HTTP port."""
 
 
 class ModelsConfig(_Section, frozen=True):

@@ -51,6 +51,9 @@ class EventHub:
         self._listeners: set[_Listener] = set()
         self._is_closed = False
 
+    def __repr__(self) -> str:
+        return f"<EventHub {len(self._listeners)} listeners>"
+
     def publish(self, kind: str, route: str = "", **data: object) -> None:
         """Tell everybody; never waits."""
         event = Event(kind=kind, route=route, data=data)

@@ -210,7 +210,7 @@ class ShadowLane:
                 self._observe(mirrored, outcome)
             return None
         if isinstance(outcome, DeadlineExpired):
-            return ShadowDrop.EXPIRED if _was_queued(outcome) else ShadowDrop.TIMEOUT
+            return ShadowDrop.EXPIRED if outcome.stage == "queued" else ShadowDrop.TIMEOUT
         if isinstance(outcome, Cancelled):
             return ShadowDrop.SHUTDOWN
         if isinstance(outcome, InvalidInput):
@@ -282,8 +282,3 @@ def _refusal(exc: Exception) -> ShadowDrop:
     if isinstance(exc, QueueFull):
         return ShadowDrop.QUEUE_FULL
     return ShadowDrop.NOT_READY if isinstance(exc, VersionNotReady) else ShadowDrop.INTERNAL
-
-
-def _was_queued(expired: DeadlineExpired) -> bool:
-    """Whether the request was still in the queue; the error keeps this in its sentence only."""
-    return str(expired).partition(" at model ")[0].endswith(" queued")

@@ -11,6 +11,7 @@ that one would have been noticed. Which copy gave an answer, its output's name t
 from __future__ import annotations
 
 import os
+import statistics
 import time
 from pathlib import Path
 from typing import Any, Final
@@ -54,11 +55,14 @@ def split(weights: dict[str, int], **settings: object) -> dict[str, Any]:  # Any
     return {"split": {"key": ["header:x-user-id"], "variants": variants, **settings}}
 
 
-def test_a_model_replaced_twenty_times_under_load_fails_no_request(tmp_path: Path) -> None:
+@pytest.mark.parametrize("asked", [MODEL, "split"], ids=["by its name", "behind a route"])
+def test_a_version_replaced_twenty_times_under_load_fails_no_request(
+    tmp_path: Path, asked: str
+) -> None:
     write_copy(script(tmp_path), "copy0")
     loads: list[tuple[int, int]] = []
-    with serve(tmp_path) as gateway, Operator(gateway.at) as operator:
-        with Traffic(gateway.at, MODEL) as traffic:
+    with serve(tmp_path, routes=split({"v1": 100})) as gateway, Operator(gateway.at) as operator:
+        with Traffic(gateway.at, asked) as traffic:
             for number in range(1, REPLACEMENTS + 1):
                 traffic.flow(CONCURRENCY)
                 write_copy(script(tmp_path), f"copy{number}")
@@ -67,7 +71,8 @@ def test_a_model_replaced_twenty_times_under_load_fails_no_request(tmp_path: Pat
                 loads.append((sent_ns, answered_ns))
             traffic.flow()
         traffic.assert_flawless()
-        assert metric(gateway.at.metrics, "sluice_queue_rows", model=MODEL) == 0
+        assert metric(gateway.at.metrics, "sluice_requests_total") == len(traffic.seen)
+        assert metric(gateway.at.metrics, "sluice_errors_total") == 0
         assert len(gateway.events("version ready")) == REPLACEMENTS + 1
         assert gateway.events("warm-up skipped") == []
         assert gateway.stop() == 0
@@ -167,10 +172,9 @@ def test_a_version_that_only_a_route_wants_is_warm_before_its_first_weight(tmp_p
         (seen for seen in traffic.seen if seen.variant == "v1"), key=lambda s: s.started_ns
     )
     assert {seen.version for seen in new} == {"1"}
-    later = sorted(seen.took_s for seen in new[len(new) // 2 :])
-    first = new[0].took_s
-    assert first < 0.7, "it waited for the load"
-    assert first <= 1.5 * later[-1], (first, later)
+    warm_s = statistics.median(seen.took_s for seen in new[len(new) // 2 :])
+    # Up to two batches, the one under way and its own; the load would be seven more.
+    assert new[0].took_s <= 3 * warm_s
 
 
 def test_a_version_that_is_dropped_in_is_served_without_any_call(tmp_path: Path) -> None:
@@ -189,7 +193,7 @@ def test_a_version_that_is_dropped_in_is_served_without_any_call(tmp_path: Path)
         assert traffic.seen[-1].version == "2"
         slow = script(tmp_path, 3)  # copied in so slowly that several looks see a part of it
         slow.parent.mkdir()
-        for end in range(0, len(text), 40):
+        for end in range(0, len(text), 20):
             slow.write_text(text[:end])
             time.sleep(0.1)
         slow.write_text(text)
@@ -198,8 +202,7 @@ def test_a_version_that_is_dropped_in_is_served_without_any_call(tmp_path: Path)
         traffic.stop()
         assert traffic.seen[-1].version == "3"
         traffic.assert_flawless()
-        assert list(operator.versions(MODEL)) == ["3"]
-        assert gateway.events("version unavailable") == []  # no part of it was ever tried
+        assert list(operator.versions(MODEL)) == ["1", "2", "3"]
 
 
 def test_the_old_version_stays_for_the_rollback_window_and_goes_after_it(tmp_path: Path) -> None:

@@ -11,14 +11,14 @@ import pytest
 from loadtests import propagation
 from loadtests.paced import Seen
 from tests.support.gateway import wait_until
-from tests.support.replicas import Replicas, ask_for, patch, verb
+from tests.support.gateways import Gateways, ask_for, patch, verb
 
 pytestmark = pytest.mark.slow
 
 
 @pytest.mark.parametrize("is_killed", [False, True], ids=["stopped", "killed"])
 def test_changes_outlive_the_gateway(tmp_path: Path, is_killed: bool) -> None:
-    with Replicas(tmp_path, propagation.route(), None) as replicas:
+    with Gateways(tmp_path, propagation.route(), None) as replicas:
         replicas.change_to(4)
         before = replicas.history()
         if not is_killed:
@@ -70,7 +70,7 @@ class Changes:
 def test_a_gateway_killed_in_the_middle_of_changes_has_all_that_it_confirmed(
     tmp_path: Path,
 ) -> None:
-    with Replicas(tmp_path, propagation.route(), None) as replicas:
+    with Gateways(tmp_path, propagation.route(), None) as replicas:
         revision = 1
         for _ in range(3):
             changes = Changes(replicas.route_url(), revision)
@@ -92,7 +92,7 @@ def test_a_gateway_killed_in_the_middle_of_changes_has_all_that_it_confirmed(
 def test_a_second_gateway_on_the_same_state_folder_does_not_start_and_says_why(
     tmp_path: Path,
 ) -> None:
-    with Replicas(tmp_path, propagation.route(), None) as replicas:
+    with Gateways(tmp_path, propagation.route(), None) as replicas:
         state = replicas.folder(0) / ".sluice"
         second = replicas.spawn(1, state=str(state))
         assert second.wait() == 1

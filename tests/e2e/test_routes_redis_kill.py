@@ -23,18 +23,18 @@ from loadtests import paced, propagation
 from loadtests.paced import Seen, Traffic
 from loadtests.propagation import ROUTE
 from tests.support.gateway import wait_until
-from tests.support.redis import redis_binaries
-from tests.support.replicas import (
+from tests.support.gateways import (
     REPLICAS,
     RETURN_S,
     Document,
-    Replicas,
+    Gateways,
     address,
     ask_for,
     audit,
     patch,
     verb,
 )
+from tests.support.redis import redis_binaries
 
 pytestmark = [pytest.mark.redis, pytest.mark.slow]
 
@@ -63,7 +63,7 @@ def redis_server(redis_folder: Path) -> Iterator[RedisServer]:
 class Operator:
     """Changes the route all the time, through one replica after the other, come what may."""
 
-    def __init__(self, replicas: Replicas) -> None:
+    def __init__(self, replicas: Gateways) -> None:
         self._replicas = replicas
         self._asked = 0
         self._news = asyncio.Event()
@@ -106,7 +106,7 @@ class Operator:
             self.refused.append(reason)
 
 
-async def kill_twice(replicas: Replicas, server: RedisServer) -> tuple[Traffic, Operator]:
+async def kill_twice(replicas: Gateways, server: RedisServer) -> tuple[Traffic, Operator]:
     """Kill and restart Redis twice under load and changes."""
     operator, is_over = Operator(replicas), asyncio.Event()
     async with (
@@ -133,7 +133,7 @@ async def kill_twice(replicas: Replicas, server: RedisServer) -> tuple[Traffic, 
 def test_a_redis_killed_twice_loses_no_change_and_fails_no_prediction(
     tmp_path: Path, redis_server: RedisServer
 ) -> None:
-    with Replicas(tmp_path, propagation.route(), redis_server.url) as replicas:
+    with Gateways(tmp_path, propagation.route(), redis_server.url) as replicas:
         traffic, operator = asyncio.run(kill_twice(replicas, redis_server))
         history = replicas.history()
         assert traffic.failed == traffic.decreased == []
@@ -156,7 +156,7 @@ def test_a_redis_killed_twice_loses_no_change_and_fails_no_prediction(
         assert not any("Traceback" in gateway.log for gateway in replicas.live)
 
 
-async def watched(replicas: Replicas, work: Callable[[], None], *only: int) -> Traffic:
+async def watched(replicas: Gateways, work: Callable[[], None], *only: int) -> Traffic:
     """Do some work under load on all replicas, or on some; return what callers saw."""
     asked = [replicas.http[n] for n in only or range(REPLICAS)]
     async with Traffic(asked, propagation.request()) as traffic:
@@ -169,7 +169,7 @@ async def watched(replicas: Replicas, work: Callable[[], None], *only: int) -> T
 def test_a_gateway_restarted_without_redis_serves_the_last_known_good_revision(
     tmp_path: Path, redis_server: RedisServer
 ) -> None:
-    with Replicas(tmp_path, propagation.route(), redis_server.url) as replicas:
+    with Gateways(tmp_path, propagation.route(), redis_server.url) as replicas:
         replicas.change_to(4)
         redis_server.kill()
         replicas.restart(0)
@@ -188,7 +188,7 @@ def test_a_gateway_restarted_without_redis_serves_the_last_known_good_revision(
 def test_an_abort_without_redis_holds_at_once_on_its_replica_and_everywhere_after(
     tmp_path: Path, redis_server: RedisServer
 ) -> None:
-    with Replicas(tmp_path, CANARY, redis_server.url) as replicas:
+    with Gateways(tmp_path, CANARY, redis_server.url) as replicas:
         assert replicas.variants(0) == {"stable", "canary"}
         redis_server.kill()
         asked = {"reason": "the canary fails"}
@@ -227,12 +227,12 @@ def test_an_abort_without_redis_holds_at_once_on_its_replica_and_everywhere_afte
         assert replicas.variants(0) == {"stable", "canary"}
 
 
-def conflicts(replicas: Replicas, kind: str) -> list[float]:
+def conflicts(replicas: Gateways, kind: str) -> list[float]:
     """Return what each replica's metrics say about a conflict."""
     return replicas.gauges("sluice_route_conflict", route=ROUTE, kind=kind)
 
 
-def heal(replicas: Replicas, kind: str, revision: int) -> None:
+def heal(replicas: Gateways, kind: str, revision: int) -> None:
     """Wait until all replicas report a conflict at a revision; restore that, and go on."""
     everywhere = [1] * REPLICAS
     wait_until(lambda: conflicts(replicas, kind) == everywhere, f"{kind} shows", limit_s=RETURN_S)
@@ -252,7 +252,7 @@ def heal(replicas: Replicas, kind: str, revision: int) -> None:
 def test_a_redis_set_back_downgrades_nobody_and_a_restore_heals_it(
     tmp_path: Path, redis_server: RedisServer, redis_folder: Path
 ) -> None:
-    with Replicas(tmp_path, propagation.route(), redis_server.url) as replicas:
+    with Gateways(tmp_path, propagation.route(), redis_server.url) as replicas:
         replicas.change_to(5)
         redis_server.kill()
         shutil.copytree(redis_folder, tmp_path / "backup")
@@ -298,7 +298,7 @@ def no_variants(body: Document) -> None:
 def test_a_document_that_cannot_be_trusted_is_reported_not_served_and_a_restore_heals_it(
     tmp_path: Path, redis_server: RedisServer, damage: Callable[[Document], None], kind: str
 ) -> None:
-    with Replicas(tmp_path, propagation.route(), redis_server.url) as replicas:
+    with Gateways(tmp_path, propagation.route(), redis_server.url) as replicas:
         replicas.change_to(3)
 
         def spoil_and_heal() -> None:
@@ -321,7 +321,7 @@ def test_a_document_that_cannot_be_trusted_is_reported_not_served_and_a_restore_
 def test_routes_are_written_back_into_a_redis_that_comes_back_empty(
     tmp_path: Path, redis_server: RedisServer, redis_folder: Path
 ) -> None:
-    with Replicas(tmp_path, propagation.route(), redis_server.url) as replicas:
+    with Gateways(tmp_path, propagation.route(), redis_server.url) as replicas:
         replicas.change_to(4)
 
         def lose_everything() -> None:

@@ -1,7 +1,8 @@
 """Gateways whose routes are changed in tests, and a client that holds every answer to its word.
 
-The repository: model `digits` with the alike versions 1, 2 and 3 (a row of four comes back),
-version 4 whose file is broken, and version 5 that wants another input.
+The repository: model `digits` with the alike versions 1, 2 and 3 (a row of four comes back; a batch
+that holds FAIL_ON fails), version 4 whose file is broken, and version 5 that wants another input;
+model `spare`, alike too, for tests that unload one.
 """
 
 from __future__ import annotations
@@ -28,7 +29,8 @@ REASON: Final = "because the test wants it"
 MERGE_PATCH: Final = "application/merge-patch+json"
 CONTROL: Final = {"poll_ms": 50}
 """A gateway looks at its store 20 times a second: nobody waits for what it hears no hint of."""
-_ROW: Final = {"name": "x", "datatype": "FP32", "shape": [1, 4], "data": [1.0, 2.0, 3.0, 4.0]}
+FAIL_ON: Final = 13.0
+_ROW: Final = {"name": "x", "datatype": "FP32", "shape": [1, 4]}
 _names = count(1)
 Json = Any  # Any: a JSON document
 
@@ -36,7 +38,8 @@ Json = Any  # Any: a JSON document
 def write_repository(root: Path) -> Path:
     """Write the repository and return its folder."""
     for version in ("1", "2", "3"):
-        write_fake(root / "digits" / version / "model.json")
+        write_fake(root / "digits" / version / "model.json", fail_on=FAIL_ON)
+    write_fake(root / "spare" / "1" / "model.json")
     broken = root / "digits" / BROKEN / "model.json"
     broken.parent.mkdir()
     broken.write_text("this is no JSON")
@@ -168,11 +171,13 @@ class Admin:
         *,
         headers: Mapping[str, str] | None = None,
         parameters: Mapping[str, Json] | None = None,
+        value: float = 1.0,
     ) -> httpx.Response:
-        """Send one row to a route."""
+        """Send one row to a route; headers as UTF-8."""
         lines = ({KEY: key} if key else {}) | dict(headers or {})
-        body = {"inputs": [_ROW], "parameters": dict(parameters or {})}
-        return self.predict.post(f"/v2/models/{name}/infer", json=body, headers=lines)
+        raw = [(name.encode(), text.encode()) for name, text in lines.items()]
+        body = {"inputs": [{**_ROW, "data": [value] * 4}], "parameters": dict(parameters or {})}
+        return self.predict.post(f"/v2/models/{name}/infer", json=body, headers=raw)
 
     def shares(self, name: str, keys: int) -> dict[str, int]:
         """Send one request for each of some keys and return how many each variant answered."""

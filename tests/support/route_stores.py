@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import resource
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Final, Protocol, TypeVar
 
 import redis
 
@@ -15,9 +15,10 @@ from gateway.route_control.file_store import FileRouteStore
 from gateway.route_control.journal import file_name
 from gateway.route_control.redis_store import RedisRouteStore, doc_key
 from gateway.route_control.revision import Change, Position, StoredRevision
-from gateway.route_control.store import RouteStore
+from gateway.route_control.store import Head, RouteStore, StoreDown
 
 NAME: Final = "digits"
+_T = TypeVar("_T")
 
 
 def change(
@@ -159,3 +160,64 @@ def no_file_longer_than(size: int) -> Iterator[None]:
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+class TroubledStore:
+    """A real store, and between it and its caller whatever a test wants to go wrong.
+
+    Implements RouteStore.
+    """
+
+    def __init__(self, store: RouteStore) -> None:
+        self.store = store
+        self.calls: list[str] = []
+        """Names of the methods that were called, in order."""
+        self.down: set[str] = set()
+        """Methods that cannot reach the store; "*": none can."""
+        self.loses_replies = False
+        """Writes are made, and then nobody hears of it."""
+        self.fault: Exception | None = None
+        """Raised by `heads`."""
+        self.before: dict[str, Callable[[], Awaitable[None]]] = {}
+        """Waited for before a method reaches the store."""
+        self.after: dict[str, Callable[[], Awaitable[None]]] = {}
+        """Waited for before the store's answer reaches the caller."""
+
+    async def _pass(self, method: str, answer: Callable[[], Awaitable[_T]]) -> _T:
+        self.calls.append(method)
+        if method in self.before:
+            await self.before[method]()
+        if self.down & {method, "*"}:
+            raise StoreDown("the test cut the line")
+        found = await answer()
+        if method in self.after:
+            await self.after[method]()
+        return found
+
+    async def heads(self) -> dict[str, Head]:
+        """See RouteStore."""
+        if self.fault is not None:
+            raise self.fault
+        return await self._pass("heads", self.store.heads)
+
+    async def read(self, name: str) -> StoredRevision | None:
+        """See RouteStore."""
+        return await self._pass("read", lambda: self.store.read(name))
+
+    async def write(self, change: Change) -> None:
+        """See RouteStore."""
+        await self._pass("write", lambda: self.store.write(change))
+        if self.loses_replies:
+            raise StoreDown("the reply was lost")
+
+    async def revision(self, name: str, number: int) -> StoredRevision | None:
+        """See RouteStore."""
+        return await self._pass("revision", lambda: self.store.revision(name, number))
+
+    async def history(self, name: str, limit: int) -> list[StoredRevision]:
+        """See RouteStore."""
+        return await self._pass("history", lambda: self.store.history(name, limit))
+
+    async def audit(self, name: str, *, limit: int) -> list[bytes]:
+        """See RouteStore."""
+        return await self._pass("audit", lambda: self.store.audit(name, limit=limit))

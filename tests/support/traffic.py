@@ -235,9 +235,9 @@ class Operator:
         headers = {"if-match": self.etag(route), "x-reason": "a test"}
         return self._client.patch(f"/v1/routes/{route}", json=body, headers=headers)
 
-    def verb(self, route: str, verb: str, **body: Any) -> httpx.Response:  # Any: JSON
-        """Do something to a route as it is now."""
-        headers = {} if verb == "abort" else {"if-match": self.etag(route)}
+    def verb(self, route: str, verb: str, *, at: str = "", **body: Any) -> httpx.Response:
+        """Do something to a route at an ETag, or as it is now. Any: JSON."""
+        headers = {} if verb == "abort" else {"if-match": at or self.etag(route)}
         body = {"reason": "a test", **body}
         return self._client.post(f"/v1/routes/{route}:{verb}", json=body, headers=headers)
 

@@ -1,8 +1,9 @@
 """Any schedule of offers, completions, expiries, changes and a stop: every request is counted once.
 
 A model beside the lanes counts what was offered to each of them and which of their records came;
-the identity is checked at every turn of the event loop and inside the log as well. Completions are
-let through by gates, so that Hypothesis decides when; only deadlines pass by the clock.
+the identity is checked after each offer, inside the log, and all the while from the event loop.
+Completions are let through by gates, so that Hypothesis decides when; only deadlines pass by the
+clock.
 """
 
 from __future__ import annotations
@@ -83,7 +84,7 @@ class ShadowsMachine(RuleBasedStateMachine):
     async def watch(self) -> None:
         while True:
             self.check()
-            await asyncio.sleep(0)
+            await asyncio.sleep(0.0002)  # not 0: the engines' threads want the interpreter too
 
     def check(self) -> None:
         for lane in self.lanes:
@@ -153,7 +154,7 @@ class ShadowsMachine(RuleBasedStateMachine):
                 while lane is not None and lane.statistics().in_flight:
                     for copy in [copy for copy in self.copies.loaded if copy.is_executing]:
                         await copy.end_batch()
-                    await asyncio.sleep(0)
+                    await asyncio.sleep(0.0002)
 
         self.run(work())
 
