@@ -5,7 +5,7 @@ BIN := .venv/bin
 TRITON := .venv-tritonclient
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --constraint constraints.txt
 
-.PHONY: demo test check bench load protos perf-analyzer triton-venv format clean
+.PHONY: demo test check bench load traffic protos perf-analyzer triton-venv format clean
 
 demo: .venv/demo-installed ## train, serve and query a digit classifier (ONCE=1: then stop)
 	@$(BIN)/sluice demo $(if $(ONCE),--once) $(if $(REDIS),--redis $(REDIS))
@@ -16,7 +16,7 @@ test: .venv/dev-installed triton-venv ## the whole suite, with coverage
 check: .venv/dev-installed ## lint, types, import contracts, generated code
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
-	$(BIN)/codespell --skip="./.venv*,./.git,./gateway/pb,*.json,./.demo,./*cache*" --ignore-words-list="ot,te" .
+	$(BIN)/codespell --skip="./.venv*,./.git,./gateway/pb,*.json,./.demo,./*cache*" --ignore-words-list="ot,te,inforce" .
 	$(BIN)/mypy gateway router engines tests loadtests
 	$(BIN)/lint-imports
 	$(MAKE) --no-print-directory protos
@@ -27,6 +27,11 @@ bench: .venv/dev-installed ## CPU per request and what batching buys; writes loa
 
 load: .venv/dev-installed ## Locust, HTTP and gRPC users, one minute against the demo
 	$(BIN)/python -m loadtests.run $(ARGS)
+
+traffic: .venv/dev-installed ## how fast changes spread, what a shadow and a decision cost; 15 minutes
+	$(BIN)/python -m loadtests.micro.decide
+	$(BIN)/python -m loadtests.shadow
+	$(BIN)/python -m loadtests.propagation
 
 perf-analyzer: .venv/dev-installed ## Triton's perf_analyzer, unmodified, against a live gateway
 	$(BIN)/python -m loadtests.perf_analyzer $(ARGS)

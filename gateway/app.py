@@ -118,8 +118,9 @@ class App:
             loaders=engine_loaders(),
             on_batch=self.accounts.metrics.observe_batch,
         )
-        http_port = config.server.http.rpartition(":")[2]
-        self.replica = config.server.replica or f"{socket.gethostname()}-{http_port}"
+        # A free port is not known before it is bound; the process is as good a name.
+        port = configuration.address(config.server.http, path="$.server.http")[1] or os.getpid()
+        self.replica = config.server.replica or f"{socket.gethostname()}-{port}"
         self.log = self._make_log()
         draw = random.SystemRandom().random
         directory = Directory(

@@ -192,7 +192,7 @@ class RoutePlane:
         self.sync: Sync | None = None
 
     async def open(self, routes: list[Route]) -> None:
-        """Find out which routes are in force: the store's, or what was written down, or these.
+        """Find out which routes are in force: what was written down, or the store's, or these.
 
         Raises:
             StoreLocked.
@@ -222,9 +222,11 @@ class RoutePlane:
             units=self.units,
         )
         sync.on_put = self._came_into_force
-        await sync.look()
-        if not sync.statistics().is_store_up and stores.last_known is not None:
+        # First what this replica served last: a store that has gone back meanwhile, or has lost a
+        # route, is then seen for what it is, and its newer revisions win as they always do.
+        if stores.last_known is not None:
             await self._read_last_known(sync, stores.last_known)
+        await sync.look()
         await self.control.seed(routes)
 
     async def _read_last_known(self, sync: Sync, last_known: LastKnownGood) -> None:

@@ -292,15 +292,16 @@ class RouteEndpoints:
         self._access.reader(request)
         route = request.query_params.get("route", "")
         return StreamingResponse(
-            self._stream(route),
+            _stream(self._plane, route),
             media_type="text/event-stream",
             headers={"cache-control": "no-store"},
         )
 
-    async def _stream(self, route: str) -> AsyncIterator[bytes]:
-        hello = Event(kind="hello", route="", data={"routes": self._plane.questions.names()})
-        async for event in self._plane.events.listen(route, HEARTBEAT_S, hello=hello):
-            yield b": alive\n\n" if event is None else _event(event)
+
+async def _stream(plane: RoutePlane, route: str) -> AsyncIterator[bytes]:
+    yield _event(Event(kind="hello", route="", data={"routes": plane.questions.names()}))
+    async for event in plane.events.listen(route, HEARTBEAT_S):
+        yield b": alive\n\n" if event is None else _event(event)
 
 
 def _event(event: Event) -> bytes:

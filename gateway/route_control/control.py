@@ -74,6 +74,8 @@ class RouteControl:
         def make(before: Revision | None, origin: Origin) -> Revision:
             route = document.read(body, name=name)
             if before is None or before.is_deleted:
+                if not condition.must_not_exist:
+                    raise unknown(name)
                 return changes.first(route, origin, after=before)
             return changes.follow(before, route, origin, intent.permission(name))
 

@@ -176,6 +176,11 @@ def test_an_abort_wins_every_race_against_a_change_of_weights(tmp_path: Path) ->
     """Whichever comes first: a write that names the revision before the abort is refused, and an
     abort that was overtaken by a write takes place after it."""
     codes: Counter[int] = Counter()
+
+    def write(writer: Operator, pause_s: float, at: str, wanted: dict[str, int]) -> httpx.Response:
+        time.sleep(pause_s)
+        return writer.verb(ROUTE, "setWeights", at=at, weights=wanted)
+
     with (
         serve(tmp_path) as gateway,
         Operator(gateway.at) as operator,
@@ -187,8 +192,8 @@ def test_an_abort_wins_every_race_against_a_change_of_weights(tmp_path: Path) ->
             share = 50 - number % 2
             assert operator.verb(ROUTE, "setWeights", weights=even(share)).status_code == 200
             at = operator.etag(ROUTE)
-            writing = pool.submit(other.verb, ROUTE, "setWeights", at=at, weights=even(share - 10))
-            time.sleep(0.001 * (number % 10))
+            pause_s = 0.0005 * (number % 4)
+            writing = pool.submit(write, other, pause_s, at, even(share - 10))
             aborted = abort(operator)
             codes[writing.result().status_code] += 1
             assert weights(operator) == {STABLE: 100, CANARY: 0}

@@ -133,7 +133,7 @@ def assert_told(text: str) -> None:
         r"version 2, a network of 64 hidden units: 9\d\.\d % of 450 held-out pictures right\n",
         r"2/5  Redis\n",
         r"3/5  Gateway\n",
-        r"sluice\.toml: 90 % of the users to version 1, 10 % to version 2, by x-user-id\n",
+        r"sluice\.toml: the route's key is x-user-id\n",
         r"4/5  Predictions\n +┌─{16}┐   a held-out picture of a 4\n",
         r"( +│[ ░▒▓█]{16}│.*\n){8} +└─{16}┘\n",
         r"5/5  Prediction record of the HTTP request",

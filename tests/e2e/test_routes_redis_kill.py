@@ -344,3 +344,30 @@ def test_routes_are_written_back_into_a_redis_that_comes_back_empty(
         assert entries[0]["reason"] == "the store had no such route"
         for kind in ("older", "split", "corrupt"):
             assert conflicts(replicas, kind) == [0] * REPLICAS
+
+
+@pytest.mark.parametrize("is_empty", [False, True], ids=["older", "empty"])
+def test_a_restart_downgrades_nobody_whose_redis_has_lost_revisions(
+    tmp_path: Path, redis_server: RedisServer, redis_folder: Path, is_empty: bool
+) -> None:
+    with Gateways(tmp_path, propagation.route(), redis_server.url) as replicas:
+        replicas.change_to(3)
+        redis_server.kill()
+        shutil.copytree(redis_folder, tmp_path / "backup")
+        redis_server.start()
+        replicas.change_to(6, first=4)
+        redis_server.kill()
+        for gateway in replicas.live:
+            gateway.kill()
+        shutil.rmtree(redis_folder)
+        if not is_empty:
+            shutil.copytree(tmp_path / "backup", redis_folder)
+        redis_server.start()
+        for n in range(REPLICAS):
+            replicas.restart(n)
+            assert replicas.seen(n) == {Seen(6, "even", "1")}
+        if is_empty:
+            replicas.change_to(7, first=7)
+            assert [row["revision"] for row in replicas.history()] == [6, 7]
+        else:
+            heal(replicas, "older", 6)

@@ -2,7 +2,7 @@
 
 The repository: model `digits` with the alike versions 1, 2 and 3 (a row of four comes back; a batch
 that holds FAIL_ON fails), version 4 whose file is broken, and version 5 that wants another input;
-model `spare`, alike too, for tests that unload one.
+model `spare`, alike too, for tests that unload one; model `wreck`, whose only version is broken.
 """
 
 from __future__ import annotations
@@ -40,9 +40,9 @@ def write_repository(root: Path) -> Path:
     for version in ("1", "2", "3"):
         write_fake(root / "digits" / version / "model.json", fail_on=FAIL_ON)
     write_fake(root / "spare" / "1" / "model.json")
-    broken = root / "digits" / BROKEN / "model.json"
-    broken.parent.mkdir()
-    broken.write_text("this is no JSON")
+    for broken in (root / "digits" / BROKEN, root / "wreck" / "1"):
+        broken.mkdir(parents=True)
+        (broken / "model.json").write_text("this is no JSON")
     other = [{"name": "pixels", "datatype": "FP32", "shape": [-1, 4]}]
     write_fake(root / "digits" / OTHER_INPUTS / "model.json", inputs=other)
     return root

@@ -31,7 +31,7 @@ from router import changes, document
 from router.revisions import Origin, Revision
 from router.routes import Route
 from router.table import RouteTable
-from tests.support.batching import HANG_S
+from tests.support.batching import HANG_S, until
 from tests.support.repositories import Shelf, open_repository
 from tests.support.route_stores import TroubledStore
 
@@ -150,6 +150,16 @@ class Replica:
         assert newest is not None
         return Condition(at=newest.position)
 
+    async def hear(self, *routes: Route) -> None:
+        """Look at the store after somebody else has changed a route, once for each change."""
+        for following in routes:
+            newest = self.sync.newest(following.name)
+            assert newest is not None
+            since = origin("replace", parent=newest.position[1])
+            after = changes.follow(newest.revision, following, since, changes.ALWAYS)
+            await write(self.store.store, Held.of(after), at=newest.position)
+            await self.sync.look()
+
     async def create(self, canary: float = 10, *, name: str = NAME, **fields: Json) -> Written:
         """Create a route."""
         return await self.control.put(name, body(canary, **fields), NEW, intent("create"))
@@ -187,6 +197,14 @@ class Scene:
         if is_released:
             made.sync.release()
         return made
+
+    async def serving(self, canary: float = 0, name: str = "a") -> Replica:
+        """Return a replica that has the first revision in force."""
+        replica = self.replica(name)
+        await write_row(self.store, route(canary))
+        await replica.sync.look()
+        await until(lambda: replica.position() is not None)
+        return replica
 
     async def another_store(self, folder: str) -> FileRouteStore:
         """Put an empty store in the place of the one that there was, for every replica."""

@@ -179,7 +179,7 @@ key_sources = st.one_of(
 
 
 @st.composite
-def routes(draw: st.DrawFn, kind: str = "") -> Route:
+def routes(draw: st.DrawFn, asked_rules: int = 0) -> Route:
     """Draw a valid route with everything that a route may have."""
     arms = sorted(draw(st.sets(names, min_size=1, max_size=5)))
     owned = draw(sizes(len(arms)))
@@ -193,7 +193,7 @@ def routes(draw: st.DrawFn, kind: str = "") -> Route:
             Variant(name=arm, model=draw(names), version=draw(versions), slots=n)
             for arm, n in zip(arms, owned, strict=True)
         ),
-        kind=kind or draw(st.sampled_from(KINDS)),
+        kind=draw(st.sampled_from(KINDS)),
         missing_key=draw(st.sampled_from(MISSING_KEY)),
         stable=draw(st.sampled_from(arms)),
         shadows=tuple(
@@ -202,7 +202,7 @@ def routes(draw: st.DrawFn, kind: str = "") -> Route:
         fallback=fallback,
         rollback_window_s=draw(st.integers(0, 1 << 30)),
     )
-    for candidate in draw(st.lists(rules(arms), max_size=4)):
+    for candidate in draw(st.lists(rules(arms), min_size=asked_rules, max_size=4)):
         made = _with_rule(made, candidate)
     return made
 

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
 
-from engines.errors import VersionNotReady
+from engines.errors import InvalidInput, VersionNotReady
+from gateway.config import PrincipalConfig
 from gateway.directory import Directory, read_key
 from gateway.errors import UnknownName
+from gateway.principals import Principal
 from gateway.request import InferRequest, ParameterValue
+from router import document as route_document
+from router.policy import CompiledRoute
 from router.routes import KeySource, Route
 from tests.support.desk import Desk, open_desk, request_of, route_of
 from tests.support.repositories import Shelf
@@ -31,11 +36,16 @@ def shelf(tmp_path: Path) -> Shelf:
     return made
 
 
-def on(shelf: Shelf, check: Callable[[Desk], None], *routes: Route) -> None:
+def on(
+    shelf: Shelf,
+    check: Callable[[Desk], None],
+    *routes: Route,
+    principals: Mapping[str, PrincipalConfig] | None = None,
+) -> None:
     """Run a check on a directory over the shelf."""
 
     async def scenario() -> None:
-        async with open_desk(shelf, *routes) as desk:
+        async with open_desk(shelf, *routes, principals=principals) as desk:
             check(desk)
 
     asyncio.run(scenario())
@@ -182,7 +192,235 @@ def test_a_name_is_known_if_a_route_or_a_model_has_it(shelf: Shelf) -> None:
     on(shelf, check, SPLIT)
 
 
+# Rules, fallback and keys: what the router decides with, and what is done where it cannot be had
+
+ANN_KEY, BOB_KEY = "a-key", "b-key"
+PRINCIPALS = {
+    "ann": PrincipalConfig(
+        key_sha256=sha256(ANN_KEY.encode()).hexdigest(), tenant="acme", roles=["tester"]
+    ),
+    "bob": PrincipalConfig(key_sha256=sha256(BOB_KEY.encode()).hexdigest()),
+}
+ANN, BOB = f"Bearer {ANN_KEY}", f"Bearer {BOB_KEY}"
+
+
+def read(name: str, *, versions: Sequence[str] = ("1", "2"), **fields: object) -> Route:
+    """Return a route whose variants stable and canary are versions of echo, 90 to 10."""
+    arms = {
+        arm: {"model": "echo", "version": version, "weight": weight}
+        for arm, version, weight in zip(("stable", "canary"), versions, (90, 10), strict=True)
+    }
+    return route_document.read({"variants": arms} | fields, name=name, revision=3)
+
+
+FORCED = {
+    "name": "testers",
+    "when": {"header": {"x-variant": {"in": ["stable", "canary"]}}, "role": "tester"},
+    "to": "$header",
+}
+RULED = read(
+    "ruled",
+    rules=[
+        FORCED,
+        {"name": "acme", "when": {"tenant": "acme"}, "to": "canary"},
+        {"name": "beta", "when": {"header": {"x-channel": "größer"}}, "to": "canary"},
+        {"name": "vip", "when": {"key": {"in": ["u7"]}}, "to": "canary"},
+    ],
+    key=["header:x-user-id"],
+    missing_key="stable",
+)
+
+
+@pytest.mark.parametrize(
+    ("headers", "variant", "reason"),
+    [
+        ({}, "stable", "no_key"),
+        ({"authorization": ANN}, "canary", "rule:acme"),
+        ({"authorization": ANN, "x_variant": "stable"}, "stable", "rule:testers"),
+        ({"authorization": BOB}, "stable", "no_key"),
+        ({"authorization": BOB, "x_variant": "canary"}, "stable", "no_key"),
+        ({"x_variant": "canary"}, "stable", "no_key"),
+        ({"x_channel": "größer".encode().decode("latin-1")}, "canary", "rule:beta"),
+        ({"x_channel": "größer"}, "stable", "no_key"),
+        ({"x_user_id": "u7"}, "canary", "rule:vip"),
+    ],
+)
+def test_rules_see_the_headers_the_key_and_who_calls(
+    shelf: Shelf, headers: dict[str, str], variant: str, reason: str
+) -> None:
+    def check(desk: Desk) -> None:
+        target = desk.directory.choose(request_of("ruled", **headers))
+        assert (target.variant, target.assigned) == (variant, variant)
+        assert (target.reason, target.assigned_by, target.propensity) == (reason, reason, 1.0)
+        assert (target.route, target.revision) == ("ruled", 3)
+
+    on(shelf, check, RULED, principals=PRINCIPALS)
+
+
+def test_an_override_by_somebody_who_is_no_tester_is_counted_by_its_route(shelf: Shelf) -> None:
+    def check(desk: Desk) -> None:
+        for headers in ({}, {"authorization": ANN}, {"authorization": BOB}):
+            desk.directory.choose(request_of("ruled", x_variant="canary", **headers))
+        desk.directory.choose(request_of("ruled", x_variant="unknown"))
+        desk.directory.choose(request_of("split", x_variant="canary"))
+        assert desk.directory.overrides_ignored == {"ruled": 2}
+
+    on(shelf, check, RULED, SPLIT, principals=PRINCIPALS)
+
+
+def test_the_principal_is_a_key(shelf: Shelf) -> None:
+    route = read("mine", key=["principal"], missing_key="reject")
+    variants = {}
+
+    def check(desk: Desk) -> None:
+        for who, header in (("ann", ANN), ("bob", BOB)):
+            target = desk.directory.choose(request_of("mine", authorization=header))
+            assert (target.key, target.reason) == (who.encode(), "slot")
+            variants[who] = target.variant
+            expected = CompiledRoute.compile(route).decide(who.encode(), lambda: 0.0)
+            assert target.variant == expected.variant.name
+        for stranger in ({}, {"authorization": "Bearer unknown"}):
+            with pytest.raises(InvalidInput):
+                desk.directory.choose(request_of("mine", **stranger))
+
+    on(shelf, check, route, principals=PRINCIPALS)
+    assert variants.keys() == {"ann", "bob"}
+
+
+def test_who_calls_is_not_asked_where_it_does_not_matter(shelf: Shelf) -> None:
+    looked_up: list[str] = []
+
+    def lookup(name: str) -> str | None:
+        looked_up.append(name)
+        return None
+
+    def check(desk: Desk) -> None:
+        desk.directory.choose(InferRequest(name="split", header=lookup))
+        assert looked_up == ["x-user-id"]
+
+    on(shelf, check, SPLIT, principals=PRINCIPALS)
+
+
+@pytest.mark.parametrize(
+    ("missing_key", "variant", "reason", "propensity"),
+    [("random", "canary", "random", 0.1), ("stable", "stable", "no_key", 1.0)],
+)
+def test_a_route_says_who_serves_a_request_without_a_key(
+    shelf: Shelf, missing_key: str, variant: str, reason: str, propensity: float
+) -> None:
+    def check(desk: Desk) -> None:
+        desk.draws = [0.05]
+        found = chosen(desk.directory, request_of("r"))
+        assert found[2:] == (variant, reason, propensity)
+
+    on(shelf, check, read("r", key=["header:x-user-id"], missing_key=missing_key))
+
+
+def test_a_request_without_a_key_is_the_callers_fault_where_the_route_says_so(
+    shelf: Shelf,
+) -> None:
+    def check(desk: Desk) -> None:
+        with pytest.raises(InvalidInput) as refused:
+            desk.directory.choose(request_of("r", x_user_id=""))
+        assert str(refused.value) == "route 'r' needs a key: header:x-user-id or parameter:user"
+        assert desk.directory.choose(request_of("r", x_user_id="u1")).reason == "slot"
+        assert desk.directory.choose(request_of("r", version="1")).reason == "version"
+
+    on(shelf, check, read("r", key=["header:x-user-id", "parameter:user"], missing_key="reject"))
+
+
+BROKEN = {
+    "stable": {"model": "echo", "version": "1", "weight": 90},
+    "canary": {"model": "broken", "version": "1", "weight": 10},
+}
+
+
+def falling(name: str, variants: dict[str, dict[str, object]], **fields: object) -> Route:
+    """Return a route that falls back to stable."""
+    fields = {"fallback": {"to": "stable"}, "variants": variants} | fields
+    return route_document.read(fields, name=name, revision=3)
+
+
+def test_a_variant_that_is_not_ready_is_served_by_the_fallback(shelf: Shelf) -> None:
+    def check(desk: Desk) -> None:
+        desk.draws = [0.05, 0.95]
+        target = desk.directory.choose(request_of("r"))
+        assert (target.variant, target.assigned) == ("stable", "canary")
+        assert (target.served.model, target.served.version) == ("echo", "1")
+        assert (target.reason, target.assigned_by) == ("fallback", "random")
+        assert target.propensity == 0.1  # of the assignment
+        usual = desk.directory.choose(request_of("r"))
+        assert (usual.variant, usual.assigned, usual.reason) == ("stable", "stable", "random")
+
+    on(shelf, check, falling("r", BROKEN))
+
+
+@pytest.mark.parametrize("model", ["nowhere", "broken"])
+def test_a_variant_that_is_not_there_at_all_falls_back_too(shelf: Shelf, model: str) -> None:
+    arms = BROKEN | {"canary": {"model": model, "version": "9", "weight": 10}}
+
+    def check(desk: Desk) -> None:
+        desk.draws = [0.05]
+        assert desk.directory.choose(request_of("r")).reason == "fallback"
+
+    on(shelf, check, falling("r", arms))
+
+
+def test_a_rule_to_a_variant_that_is_not_ready_falls_back_and_the_rule_is_remembered(
+    shelf: Shelf,
+) -> None:
+    ruled = {"name": "acme", "when": {"tenant": "acme"}, "to": "canary"}
+
+    def check(desk: Desk) -> None:
+        target = desk.directory.choose(request_of("r", authorization=ANN))
+        assert (target.variant, target.assigned) == ("stable", "canary")
+        assert (target.reason, target.assigned_by) == ("fallback", "rule:acme")
+
+    on(shelf, check, falling("r", BROKEN, rules=[ruled]), principals=PRINCIPALS)
+
+
+def test_without_a_fallback_the_variants_own_version_says_why_it_is_not_ready(
+    shelf: Shelf,
+) -> None:
+    def check(desk: Desk) -> None:
+        desk.draws = [0.05, 0.05]
+        target = desk.directory.choose(request_of("loaded"))
+        assert (target.variant, target.reason) == ("canary", "random")
+        with pytest.raises(VersionNotReady):
+            _ = target.served.batcher
+        with pytest.raises(VersionNotReady, match="version '9' of model 'echo' is not known"):
+            desk.directory.choose(request_of("gone"))
+
+    gone = BROKEN | {"canary": {"model": "echo", "version": "9", "weight": 10}}
+    routes = (falling(n, v, fallback=None) for n, v in (("loaded", BROKEN), ("gone", gone)))
+    on(shelf, check, *routes)
+
+
+def test_a_fallback_that_is_not_ready_either_is_no_fallback(shelf: Shelf) -> None:
+    arms = {
+        "stable": {"model": "broken", "version": "1", "weight": 10},
+        "canary": {"model": "broken", "version": "1", "weight": 90},
+    }
+
+    def check(desk: Desk) -> None:
+        desk.draws = [0.05]
+        target = desk.directory.choose(request_of("r"))
+        assert (target.variant, target.assigned, target.reason) == ("canary", "canary", "random")
+        assert not desk.directory.is_ready("r")
+
+    on(shelf, check, falling("r", arms))
+
+
+def test_a_route_whose_fallback_is_ready_is_ready(shelf: Shelf) -> None:
+    def check(desk: Desk) -> None:
+        assert desk.directory.is_ready("falling")
+        assert not desk.directory.is_ready("strict")
+
+    on(shelf, check, falling("falling", BROKEN), falling("strict", BROKEN, fallback=None))
+
+
 HEADER = KeySource(kind="header", name="x-user-id")
+PRINCIPAL = KeySource(kind="principal")
 PARAMETER = KeySource(kind="parameter", name="user")
 
 
@@ -216,3 +454,11 @@ def test_a_key_is_the_first_source_that_is_present_and_not_empty(
     route = Route(name="r", revision=1, salt="r", key=sources, variants=ECHO.variants)
     request = InferRequest(name="r", header=headers.get, parameters=parameters)
     assert read_key(route, request, None) == key
+
+
+def test_the_principals_name_is_a_key_where_somebody_is_known() -> None:
+    route = Route(name="r", revision=1, salt="r", key=(PRINCIPAL, HEADER), variants=ECHO.variants)
+    request = InferRequest(name="r", header={"x-user-id": "u1"}.get)
+    ann = Principal(name="ann", tenant="", roles=frozenset())
+    assert read_key(route, request, ann) == b"ann"
+    assert read_key(route, request, None) == b"u1"

@@ -13,27 +13,13 @@ from prometheus_client import CollectorRegistry, Metric
 from prometheus_client.exposition import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
-from gateway.metrics import LATENCY_BUCKETS, ROWS_BUCKETS, Histogram, MetricsCollector
+from gateway.metrics import LATENCY_BUCKETS, ROWS_BUCKETS, MetricsCollector
 from gateway.prediction_log.buffer import DropReason
 from gateway.prediction_log.writer import LogStatistics
 from tests.support.desk import Desk, open_desk, request_of, route_of
 from tests.support.repositories import Shelf
 
 Labels = tuple[tuple[str, str], ...]
-
-
-@given(st.lists(st.floats(0, 100)))
-def test_a_histogram_counts_each_value_in_every_bucket_that_holds_it(values: list[float]) -> None:
-    histogram = Histogram(LATENCY_BUCKETS)
-    for value in values:
-        histogram.observe(value)
-    bounds = [*LATENCY_BUCKETS, float("inf")]
-    cumulative = histogram.cumulative()
-    assert [float(bound) for bound, _ in cumulative] == bounds
-    assert [count for _, count in cumulative] == [
-        sum(value <= bound for value in values) for bound in bounds
-    ]
-    assert histogram.total == sum(values)
 
 
 def collector(desk: Desk, statistics: LogStatistics) -> MetricsCollector:

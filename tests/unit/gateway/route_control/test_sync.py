@@ -10,23 +10,18 @@ from typing import Final
 
 import pytest
 
-from gateway.route_control import sync as sync_module
-from gateway.route_control.file_store import NoHints
-from gateway.route_control.in_force import PROVISIONAL, Held
+from gateway.route_control.file_store import InProcessBoard, NoHints
+from gateway.route_control.in_force import PROVISIONAL
 from gateway.route_control.last_known import LastKnownGood
-from gateway.route_control.sync import REPORT_S
-from router import changes
+from gateway.route_control.sync import REPORT_S, RETRY_LOAD_S
 from tests.support.batching import HANG_S, until
 from tests.support.replicas import (
     MODEL,
     NAME,
     Replica,
-    Scene,
     held,
     open_scene,
-    origin,
     route,
-    write,
     write_row,
 )
 
@@ -105,9 +100,9 @@ def test_a_revision_waits_until_its_version_is_warm_and_the_old_one_serves_meanw
 ) -> None:
     async def scenario() -> None:
         async with open_scene(tmp_path) as scene:
-            replica = await serving(scene, canary=0)
+            replica = await scene.serving()
             scene.shelf.may_load.clear()
-            await advance(scene, replica, route(20))
+            await replica.hear(route(20))
             assert replica.sync.statistics().pending == {NAME: "loading digits/2"}
             assert (replica.position(), replica.canary()) == ((1, 1), 0)
             newest = replica.sync.newest(NAME)
@@ -122,35 +117,12 @@ def test_a_revision_waits_until_its_version_is_warm_and_the_old_one_serves_meanw
     asyncio.run(scenario())
 
 
-async def serving(scene: Scene, canary: float, name: str = "a") -> Replica:
-    """Return a replica that has the first revision in force."""
-    replica = scene.replica(name)
-    await write_row(scene.store, route(canary))
-    await replica.sync.look()
-    await until(lambda: replica.position() is not None)
-    return replica
-
-
-async def advance(scene: Scene, replica: Replica, *routes: object) -> None:
-    """Write the next revision of a route and have the replica look."""
-    from router.routes import Route
-
-    for following in routes:
-        assert isinstance(following, Route)
-        newest = replica.sync.newest(following.name)
-        assert newest is not None
-        since = origin("replace", parent=newest.position[1])
-        after = changes.follow(newest.revision, following, since, changes.ALWAYS)
-        await write(scene.store, Held.of(after), at=newest.position)
-        await replica.sync.look()
-
-
 def test_a_load_under_way_holds_up_no_other_route(tmp_path: Path) -> None:
     async def scenario() -> None:
         async with open_scene(tmp_path) as scene:
-            replica = await serving(scene, canary=0)
+            replica = await scene.serving()
             scene.shelf.may_load.clear()
-            await advance(scene, replica, route(20))
+            await replica.hear(route(20))
             await write_row(scene.store, route(0, name="another"))
             await replica.sync.look()
             assert replica.position("another") == (1, 1)
@@ -162,9 +134,9 @@ def test_a_load_under_way_holds_up_no_other_route(tmp_path: Path) -> None:
 def test_an_abort_overtakes_a_revision_that_is_still_loading(tmp_path: Path) -> None:
     async def scenario() -> None:
         async with open_scene(tmp_path) as scene:
-            replica = await serving(scene, canary=0)
+            replica = await scene.serving()
             scene.shelf.may_load.clear()
-            await advance(scene, replica, route(20), route(0))
+            await replica.hear(route(20), route(0))
             assert (replica.position(), replica.canary()) == ((1, 3), 0)
             assert not replica.sync.statistics().pending
 
@@ -176,9 +148,9 @@ def test_a_revision_that_comes_while_one_is_loading_goes_on_without_another_look
 ) -> None:
     async def scenario() -> None:
         async with open_scene(tmp_path) as scene:
-            replica = await serving(scene, canary=0)
+            replica = await scene.serving()
             scene.shelf.may_load.clear()
-            await advance(scene, replica, route(20), route(30, version="3"))
+            await replica.hear(route(20), route(30, version="3"))
             looks = replica.store.calls.count("heads")
             scene.shelf.may_load.set()
             await until(lambda: replica.position() == (1, 3))
@@ -189,16 +161,15 @@ def test_a_revision_that_comes_while_one_is_loading_goes_on_without_another_look
 
 
 def test_what_does_not_load_stays_out_of_force_and_is_tried_again_in_time(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
 ) -> None:
     async def scenario() -> None:
         async with open_scene(tmp_path) as scene:
-            replica = await serving(scene, canary=0)
+            replica = await scene.serving()
             script = scene.shelf.root / MODEL / "2" / "model.json"
             good = script.read_bytes()
             script.write_text("this is no script")
-            await advance(scene, replica, route(20))
-            await until(lambda: "2" in replica.sync.statistics().pending[NAME].split(":")[0])
+            await replica.hear(route(20))
             await until(lambda: "loading" not in replica.sync.statistics().pending[NAME])
             why = replica.sync.statistics().pending[NAME]
             assert why.startswith("variants.canary.version: ")
@@ -207,7 +178,7 @@ def test_what_does_not_load_stays_out_of_force_and_is_tried_again_in_time(
             assert replica.sync.statistics().pending == {NAME: why}
             assert replica.position() == (1, 1)
             pending = replica.sync._pending[NAME]
-            pending.retry_at_s -= sync_module.RETRY_LOAD_S
+            pending.retry_at_s -= RETRY_LOAD_S
             await replica.sync.look()
             await until(lambda: replica.position() == (1, 2))
 
@@ -219,9 +190,9 @@ def test_with_a_fallback_what_does_not_load_comes_into_force_after_it_was_tried(
 ) -> None:
     async def scenario() -> None:
         async with open_scene(tmp_path) as scene:
-            replica = await serving(scene, canary=0)
+            replica = await scene.serving()
             (scene.shelf.root / MODEL / "2" / "model.json").write_text("no script")
-            await advance(scene, replica, route(20, fallback={"to": "stable"}))
+            await replica.hear(route(20, fallback={"to": "stable"}))
             assert replica.position() == (1, 1)
             await until(lambda: replica.position() == (1, 2))
             assert not replica.targets.is_ready(MODEL, "2")
@@ -273,27 +244,35 @@ def test_what_this_replica_writes_is_in_force_without_a_look(tmp_path: Path) -> 
     asyncio.run(scenario())
 
 
+class NotedBoard(InProcessBoard):
+    """A board that remembers every report."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.reports: list[object] = []
+
+    async def report(self, replica: str, report: bytes) -> None:
+        """See ReplicaBoard."""
+        self.reports.append(json.loads(report))
+        await super().report(replica, report)
+
+
 def test_a_replica_reports_when_something_changed_and_otherwise_once_in_a_while(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
 ) -> None:
     async def scenario() -> None:
         async with open_scene(tmp_path) as scene:
+            scene.board = board = NotedBoard()
             replica = scene.replica()
-            reports: list[dict[str, object]] = []
-
-            async def note(name: str, report: bytes) -> None:
-                reports.append(json.loads(report))
-
-            monkeypatch.setattr(replica.sync.stores.board, "report", note)
             await write_row(scene.store, route(0))
             for _ in range(3):
                 await replica.sync.look()
             digest = replica.in_force.held[NAME].digest
-            assert reports == [{"routes": {NAME: [1, 1, digest, ""]}}]
+            assert board.reports == [{"routes": {NAME: [1, 1, digest, ""]}}]
             at_s, before = replica.sync._reported
             replica.sync._reported = (at_s - REPORT_S, before)
             await replica.sync.look()
-            assert len(reports) == 2
+            assert len(board.reports) == 2
 
     asyncio.run(scenario())
 
@@ -301,9 +280,9 @@ def test_a_replica_reports_when_something_changed_and_otherwise_once_in_a_while(
 def test_a_replica_reports_what_waits_and_why(tmp_path: Path) -> None:
     async def scenario() -> None:
         async with open_scene(tmp_path) as scene:
-            replica = await serving(scene, canary=0)
+            replica = await scene.serving()
             scene.shelf.may_load.clear()
-            await advance(scene, replica, route(20))
+            await replica.hear(route(20))
             await replica.sync.report()
             reports = await scene.board.replicas()
             row = json.loads(reports["a"][1])["routes"][NAME]
@@ -323,7 +302,7 @@ def test_the_copy_on_disk_is_written_when_something_changed_and_only_then(
             for _ in range(3):
                 await replica.sync.look()
             assert len(list(folder.glob("routes-*"))) == 1
-            await advance(scene, replica, route(0, salt="other"))
+            await replica.hear(route(0, salt="other"))
             assert len(list(folder.glob("routes-*"))) == 2
             kept = LastKnownGood(folder).load()
             assert [revision.position for revision in kept] == [(1, 2)]
@@ -365,11 +344,11 @@ def test_what_no_store_has_numbered_is_not_written_down(tmp_path: Path) -> None:
 def test_closing_ends_the_loads_leaves_the_board_and_may_be_repeated(tmp_path: Path) -> None:
     async def scenario() -> None:
         async with open_scene(tmp_path) as scene:
-            replica = await serving(scene, canary=0)
+            replica = await scene.serving()
             replica.sync.start()
             await until(lambda: replica.store.calls.count("heads") >= 2)
             scene.shelf.may_load.clear()
-            await advance(scene, replica, route(20))
+            await replica.hear(route(20))
             before = asyncio.all_tasks()
             await asyncio.wait_for(replica.sync.close(), HANG_S)
             await asyncio.wait_for(replica.sync.close(), HANG_S)

@@ -1,0 +1,115 @@
+"""What each variant of a route did, by revision: who is counted where, and what is forgotten."""
+
+from __future__ import annotations
+
+import pytest
+
+from gateway.directory import Target
+from gateway.route_statistics import KEPT_REVISIONS, RouteStatistics, VariantCounts
+from tests.support.targets import split_target
+
+MS_NS = 1_000_000
+
+
+@pytest.fixture(scope="module")
+def target(tmp_path_factory: pytest.TempPathFactory) -> Target:
+    return split_target(tmp_path_factory.mktemp("models"))
+
+
+def row(counts: VariantCounts) -> tuple[int, int, int, int]:
+    """Return requests, errors, those that the fallback served, and forced ones."""
+    return counts.requests, counts.errors, counts.fallback, counts.forced
+
+
+def rows(book: RouteStatistics, route: str = "split") -> list[tuple[int, str, tuple[int, ...]]]:
+    return [(revision, variant, row(counts)) for revision, variant, counts in book.of(route)]
+
+
+def test_an_answer_is_counted_under_its_route_revision_and_variant(target: Target) -> None:
+    book = RouteStatistics()
+    book.observe(target, MS_NS, is_error=False)
+    book.observe(target, MS_NS, is_error=True)
+    book.observe(target._replace(variant="canary", assigned="canary"), MS_NS, is_error=False)
+    book.observe(target._replace(revision=2), MS_NS, is_error=False)
+    book.observe(target._replace(route="other"), MS_NS, is_error=False)
+    assert rows(book) == [
+        (2, "stable", (1, 0, 0, 0)),
+        (1, "canary", (1, 0, 0, 0)),
+        (1, "stable", (2, 1, 0, 0)),
+    ]
+    assert rows(book, "other") == [(1, "stable", (1, 0, 0, 0))]
+    assert rows(book, "nobody") == []
+    assert book.totals("nobody") == {}
+
+
+def test_what_the_fallback_serves_counts_for_the_variant_that_was_assigned(target: Target) -> None:
+    book = RouteStatistics()
+    book.observe(target._replace(variant="canary", reason="fallback"), MS_NS, is_error=False)
+    assert rows(book) == [(1, "stable", (1, 0, 1, 0))]
+
+
+@pytest.mark.parametrize("reason", ["rule:internal", "fallback"])
+@pytest.mark.parametrize("is_error", [False, True])
+def test_what_a_rule_chose_is_counted_apart_whoever_serves_it(
+    target: Target, reason: str, is_error: bool
+) -> None:
+    book = RouteStatistics()
+    forced = target._replace(reason=reason, assigned_by="rule:internal")
+    book.observe(forced, MS_NS, is_error=is_error)
+    assert rows(book) == [(1, "stable", (0, 0, 0, 1))]
+    ((_, _, counts),) = book.of("split")
+    assert counts.latency.quantile(0.5) is None
+
+
+def test_latencies_are_in_seconds_and_read_within_a_quarter(target: Target) -> None:
+    book = RouteStatistics()
+    for ms in range(1, 101):
+        book.observe(target, ms * MS_NS, is_error=False)
+    ((_, _, counts),) = book.of("split")
+    for share in (0.5, 0.95, 0.99):
+        quantile = counts.latency.quantile(share)
+        assert quantile == pytest.approx(share / 10, rel=0.25)
+
+
+def test_the_oldest_revisions_are_forgotten_and_totals_only_grow(target: Target) -> None:
+    book = RouteStatistics()
+    seen = 0
+    for revision in range(1, KEPT_REVISIONS + 11):
+        book.observe(target._replace(revision=revision), MS_NS, is_error=revision % 2 == 0)
+        seen += 1
+        assert row(book.totals("split")["stable"])[:2] == (seen, seen // 2)
+    kept = [revision for revision, _, _ in book.of("split")]
+    assert kept == list(range(KEPT_REVISIONS + 10, 10, -1))
+
+
+def test_a_late_answer_of_a_forgotten_revision_is_in_the_totals(target: Target) -> None:
+    book = RouteStatistics()
+    for revision in range(10, KEPT_REVISIONS + 20):
+        book.observe(target._replace(revision=revision), MS_NS, is_error=False)
+    before = row(book.totals("split")["stable"])
+    kept = rows(book)
+    for _ in range(3):
+        book.observe(target._replace(revision=2, reason="fallback"), MS_NS, is_error=True)
+    book.observe(target._replace(revision=2, assigned="gone"), MS_NS, is_error=False)
+    assert rows(book) == kept
+    totals = book.totals("split")
+    assert row(totals["stable"]) == (before[0] + 3, 3, 3, 0)
+    assert row(totals["gone"]) == (1, 0, 0, 0)
+
+
+def test_a_new_variant_of_the_oldest_kept_revision_forgets_nothing(target: Target) -> None:
+    book = RouteStatistics()
+    for revision in range(1, KEPT_REVISIONS + 1):
+        book.observe(target._replace(revision=revision), MS_NS, is_error=False)
+    book.observe(target._replace(revision=1, assigned="canary"), MS_NS, is_error=False)
+    assert [entry for entry in rows(book) if entry[0] == 1] == [
+        (1, "canary", (1, 0, 0, 0)),
+        (1, "stable", (1, 0, 0, 0)),
+    ]
+
+
+def test_totals_are_sums_that_can_be_changed_without_changing_the_book(target: Target) -> None:
+    book = RouteStatistics()
+    book.observe(target, MS_NS, is_error=False)
+    book.totals("split")["stable"].requests += 100
+    assert row(book.totals("split")["stable"]) == (1, 0, 0, 0)
