@@ -49,7 +49,9 @@ def page() -> str:
     tree = ast.parse((ROOT / "gateway" / "config.py").read_text())
     classes = {node.name: node for node in tree.body if isinstance(node, ast.ClassDef)}
     sections = [_section(classes[name], title) for name, title in SECTIONS.items()]
-    return "\n".join([HEAD, *sections, ROUTES.format(meaning=_meaning(classes["Config"], "routes"))])
+    return "\n".join(
+        [HEAD, *sections, ROUTES.format(meaning=_meaning(classes["Config"], "routes"))]
+    )
 
 
 def _section(node: ast.ClassDef, title: str) -> str:

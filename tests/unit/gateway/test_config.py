@@ -173,8 +173,7 @@ REFUSED: Final[Mapping[str, tuple[str, str]]] = {
         "$.principals.an n: Expected `str` matching",
     ),
     "one key of two principals": (
-        f"[principals.ann]\nkey_sha256 = '{'ab' * 32}'\n"
-        f"[principals.bob]\nkey_sha256 = '{'ab' * 32}'",
+        "\n".join(f"[principals.{n}]\nkey_sha256 = '{'ab' * 32}'" for n in ("ann", "bob")),
         "$.principals.bob.key_sha256: it is the key of 'ann' as well",
     ),
     "the empty key": (

@@ -7,13 +7,11 @@ import itertools
 from collections.abc import Iterable
 from pathlib import Path
 
-from hypothesis import given
-from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry, Metric
 from prometheus_client.exposition import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
-from gateway.metrics import LATENCY_BUCKETS, ROWS_BUCKETS, MetricsCollector
+from gateway.metrics import ROWS_BUCKETS, MetricsCollector
 from gateway.prediction_log.buffer import DropReason
 from gateway.prediction_log.writer import LogStatistics
 from tests.support.desk import Desk, open_desk, request_of, route_of

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ from gateway.lifecycle import Lifecycle
 from gateway.pipeline import deadline_ns, priority
 from gateway.prediction_log.record import PredictionRecord
 from gateway.request import InferRequest, InferResponse
+from router.routes import EXPERIMENT, Fallback, Route, Variant
 from tests.support.batching import MS, make_bench, rows_of
 from tests.support.desk import Desk, open_desk, request_of, route_of
 from tests.support.repositories import Shelf
@@ -76,6 +78,64 @@ def test_a_record_holds_the_request_its_answer_and_who_served(shelf: Shelf) -> N
             assert record.total_us >= record.queue_us + record.infer_us
             assert answered.served_by is not None
             assert answered.served_by.request_id.replace("-", "") == record.rid.hex()
+
+    asyncio.run(scenario())
+
+
+def test_a_record_and_an_answer_name_who_was_assigned_where_the_fallback_served(
+    shelf: Shelf,
+) -> None:
+    shelf.add_fake("broken", "1").write_text("this is no script")
+    variants = (
+        Variant(name="stable", model="echo", version="2", slots=900_000),
+        Variant(name="canary", model="broken", version="1", slots=100_000),
+    )
+    route = Route(
+        name="r",
+        revision=3,
+        salt="r",
+        key=(),
+        variants=variants,
+        fallback=Fallback(to="stable"),
+    )
+
+    async def scenario() -> None:
+        async with open_desk(shelf, route) as desk:
+            desk.draws = [0.05]
+            _, answered = desk.submit(request_of("r", 1.5))
+            assert await answered.values() == [1.5]
+            record = record_of(desk)
+            assert (record.model, record.version) == ("echo", "2")
+            assert (record.variant, record.served) == ("canary", "stable")
+            assert (record.reason, record.propensity) == ("fallback", 0.1)
+            assert answered.served_by is not None
+            assert dict(answered.served_by.headers()) == {
+                "x-request-id": answered.served_by.request_id,
+                "x-sluice-variant": "stable",
+                "x-sluice-assigned": "canary",
+                "x-sluice-reason": "fallback",
+                "x-sluice-revision": "3",
+            }
+
+    asyncio.run(scenario())
+
+
+def test_only_queued_requests_of_watched_routes_are_handed_to_the_watch(shelf: Shelf) -> None:
+    watched = replace(SPLIT, name="watched", kind=EXPERIMENT)
+
+    async def scenario() -> None:
+        async with open_desk(shelf, SPLIT, watched) as desk:
+            for request in (
+                request_of("split", 1.0),
+                request_of("watched", 1.0, x_user_id="u1"),
+                request_of("watched", 1.0, version="1"),
+                InferRequest(name="watched"),  # refused: it has no inputs
+                request_of("echo", 1.0),
+            ):
+                _, answered = desk.submit(request)
+                await answered.answer()
+            (target,) = desk.watched
+            assert (target.route, target.key, target.reason) == ("watched", b"u1", "slot")
 
     asyncio.run(scenario())
 

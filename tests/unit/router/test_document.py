@@ -15,7 +15,7 @@ from router.faults import RouteError
 from router.routes import Fallback, KeySource, Shadow
 from router.rules import BY_HEADER, TESTER, HeaderCondition, Rule, When
 from router.slots import SLOTS
-from tests.support.routes import NAME, faults_of, plain, route, rule, shadow, variants
+from tests.support.routes import NAME, Plain, faults_of, plain, route, rule, shadow, variants
 
 WHOLE: Final = """
 kind = "experiment"
@@ -143,7 +143,13 @@ def test_the_stable_variant_is_the_one_of_that_name_or_else_the_heaviest(
 
 
 def test_what_the_store_assigns_may_stand_in_an_input_and_is_ignored() -> None:
-    assigned = {"revision": "x", "generation": None, "derived": 7, "meta": [], "deleted": True}
+    assigned: Plain = {
+        "revision": "x",
+        "generation": None,
+        "derived": 7,
+        "meta": [],
+        "deleted": True,
+    }
     assert route(name=NAME, **assigned) == route()
 
 
@@ -180,7 +186,7 @@ def mirrored(**fields: object) -> dict[str, object]:
     return {"shadows": {"v3": shadow(**fields)}}
 
 
-def ruled(**fields: object) -> dict[str, object]:
+def ruled(**fields: Any) -> dict[str, object]:
     """Return rules of which the only one has other fields; None removes one."""
     made = rule(**fields)
     return {"rules": [{k: v for k, v in made.items() if v is not None}]}

@@ -78,7 +78,7 @@ def test_an_instant_is_a_text_or_a_time_with_its_zone(value: object, unix_ms: in
         "",
         1_796_083_200,
         True,
-        datetime(2026, 12, 1),  # noqa: DTZ001 - the point of the case
+        datetime(2026, 12, 1),
         tomllib.loads("t = 2026-12-01")["t"],
     ],
 )

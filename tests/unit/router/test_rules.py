@@ -1,4 +1,4 @@
-"""Rules: which requests they are about, which comes first, and when one leaves nothing to another."""
+"""Rules: which requests they are about, which comes first, and which is never reached."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from router.rules import (
     When,
     no_header,
 )
-from tests.support.routes import NOON_MS, faults_of, route, rule
+from tests.support.routes import NOON_MS, Plain, faults_of, route, rule
 
 
 def header(name: str, *one_of: str, prefix: str = "") -> HeaderCondition:
@@ -293,7 +293,7 @@ SOON, LATER = "2027-01-01T00:00:00Z", "2028-01-01T00:00:00Z"
     ],
 )
 def test_a_rule_that_is_never_reached_is_refused(
-    before: dict[str, object], after: dict[str, object], is_hidden: bool
+    before: Plain, after: Plain, is_hidden: bool
 ) -> None:
     ordered = [rule(**before), rule(to="stable", name="second", **after)]
     if not is_hidden:

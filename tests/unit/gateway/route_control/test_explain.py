@@ -94,15 +94,7 @@ def test_explained_is_what_a_request_with_the_same_headers_would_get(
 def _request(headers: Mapping[str, str], parameters: Mapping[str, str]) -> InferRequest:
     """Return a request as it is decoded: a header has one character per byte of UTF-8."""
     received = {name.lower(): text.encode().decode("latin-1") for name, text in headers.items()}
-    return InferRequest(
-        name=NAME,
-        version="",
-        id="",
-        inputs=(),
-        outputs=(),
-        parameters=dict(parameters),
-        header=received.get,
-    )
+    return InferRequest(name=NAME, parameters=dict(parameters), header=received.get)
 
 
 def test_a_key_in_the_question_is_taken_whatever_the_routes_sources() -> None:
