@@ -33,6 +33,7 @@ _ROUTE_KEYS: Final = ASSIGNED | {
     "name", "kind", "salt", "key", "missing_key", "stable", "variants", "rules", "shadows",
     "fallback", "rollback_window_s",
 }  # fmt: skip
+_MAX_WINDOW_S: Final = 366 * 86_400
 _VERSION: Final = re.compile(r"[1-9][0-9]{0,17}")
 _HEADER: Final = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~\-]+")
 
@@ -73,7 +74,9 @@ class _RouteReader(FieldReader):
             "salt": self.text(table.get("salt", ""), ("salt",)) or name,
             "stable": self.text(table.get("stable", ""), ("stable",)) or "",
             "fallback": self.fallback(table.get("fallback")),
-            "rollback_window_s": self.whole(table, (), "rollback_window_s", 3_600, least=0),
+            "rollback_window_s": self.whole(
+                table, (), "rollback_window_s", 3_600, least=0, most=_MAX_WINDOW_S
+            ),
         }
         if self.faults:
             return None

@@ -33,12 +33,20 @@ class FieldReader:
         self.faults.append(Fault(path, sentence))
 
     def whole(
-        self, table: Document, path: Path, key: str, default: int, *, least: int
+        self,
+        table: Document,
+        path: Path,
+        key: str,
+        default: int,
+        *,
+        least: int,
+        most: int = _MAX_INT,
     ) -> int | None:
-        """Return a whole number of at least `least`."""
+        """Return a whole number within limits."""
         value = table.get(key, default)
-        if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= _MAX_INT:
-            self.fail((*path, key), f"{value!r} is not a whole number from {least} on")
+        if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
+            limits = f"from {least} on" if most == _MAX_INT else f"from {least} to {most}"
+            self.fail((*path, key), f"{value!r} is not a whole number {limits}")
             return None
         return value
 

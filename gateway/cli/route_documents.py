@@ -209,6 +209,8 @@ class Replica(_Shape, frozen=True):
     digest: str = ""
     pending: str = ""
     age_s: float = 0.0
+    live: bool = True
+    """Whether that is recent: nobody waits for one that is gone."""
     converged: bool = False
 
 
@@ -220,6 +222,11 @@ class Convergence(_Shape, frozen=True):
     replicas: list[Replica]
     generation: int = 1
     converged: bool = False
+
+    @property
+    def live(self) -> list[Replica]:
+        """The replicas that count."""
+        return [replica for replica in self.replicas if replica.live]
 
 
 class VariantStatistics(_Shape, frozen=True):

@@ -121,12 +121,14 @@ def convergence(found: Convergence, style: Style = PLAIN) -> str:
 
 def replicas(found: Convergence, style: Style = PLAIN) -> str:
     """Return how many replicas have the newest revision."""
-    has_it = sum(replica.converged for replica in found.replicas)
-    text = f"{has_it} of {len(found.replicas)} replicas have revision {found.revision}"
+    has_it = sum(replica.converged for replica in found.live)
+    text = f"{has_it} of {len(found.live)} replicas have revision {found.revision}"
     return style.good(text) if found.converged else style.warning(text)
 
 
 def _state(replica: Replica) -> str:
+    if not replica.live:
+        return "not heard of"
     if replica.pending:
         return replica.pending
     return "converged" if replica.converged else "behind"

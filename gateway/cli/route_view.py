@@ -203,5 +203,5 @@ def _doubts(experiment: Experiment, style: Style) -> list[str]:
 def _replicas(found: Convergence | str, style: Style) -> list[str]:
     if isinstance(found, str):
         return [f"replicas: not known ({printable(found)})"]
-    behind = [replica_line(replica) for replica in found.replicas if not replica.converged]
+    behind = [replica_line(replica) for replica in found.live if not replica.converged]
     return [f"replicas: {replicas(found, style)}", *(f"  {line}" for line in behind)]

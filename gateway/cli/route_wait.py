@@ -64,7 +64,7 @@ def wait(
         except AdminError as exc:
             missing: tuple[str, ...] = (printable(str(exc)),)
         else:
-            count = len(found.replicas)
+            count = len(found.live)
             missing = laggards(found, wanted)
         now_s = clock.now_s()
         if not missing or now_s - start_s >= limit_s:
@@ -74,9 +74,9 @@ def wait(
 
 def laggards(found: Convergence, wanted: RouteDocument) -> tuple[str, ...]:
     """Return a line for each replica that does not have a revision."""
-    if not found.replicas:
+    if not found.live:
         return ("no replica has said what it serves",)
-    return tuple(replica_line(r) for r in found.replicas if not _has(r, wanted))
+    return tuple(replica_line(r) for r in found.live if not _has(r, wanted))
 
 
 def _has(replica: Replica, wanted: RouteDocument) -> bool:

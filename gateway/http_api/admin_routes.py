@@ -252,7 +252,7 @@ class RouteEndpoints:
                 "revision": newest.revision.route.revision,
                 "generation": newest.revision.generation,
                 "digest": newest.digest,
-                "converged": all(state.is_converged for state in states),
+                "converged": all(s.is_converged for s in states if s.is_live),
                 "replicas": [
                     {
                         "replica": state.replica,
@@ -261,6 +261,7 @@ class RouteEndpoints:
                         "digest": state.digest,
                         "pending": state.pending,
                         "age_s": round(state.age_s, 3),
+                        "live": state.is_live,
                         "converged": state.is_converged,
                     }
                     for state in states

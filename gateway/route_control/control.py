@@ -18,7 +18,7 @@ from typing import Any, Final
 from gateway.errors import Conflict, StoreUnavailable, UnknownName
 from gateway.route_control.asked import asked, trusted
 from gateway.route_control.emergency import Emergencies, Emergency, EmergencyJournal
-from gateway.route_control.in_force import PROVISIONAL, Held
+from gateway.route_control.in_force import PROVISIONAL, Held, Verdict, judge
 from gateway.route_control.questions import RouteQuestions, unknown
 from gateway.route_control.revision import Change
 from gateway.route_control.store import Stale
@@ -244,6 +244,7 @@ class RouteControl:
         current = await self.questions.current(name)
         if current is None and not condition.must_not_exist:
             raise unknown(name)
+        self._check_not_behind(name, current)
         condition.check(name, current)
         before = current.revision if current else None
         origin = _origin(verb, intent, before.route.revision if before else 0)
@@ -256,6 +257,8 @@ class RouteControl:
         loads = () if after.is_deleted else self._targets.loads(after.route, before)
         if is_changed and verb not in ("abort", "delete"):
             self._targets.check_exists(after.route)
+            if intent.is_dry_run:
+                self._targets.check_loaded_signatures(after.route)
         if is_changed and not intent.is_dry_run:
             at = current.position if current else None
             previous = current.audit_digest if current else ""
@@ -272,6 +275,19 @@ class RouteControl:
             loads=loads,
             diff=changed,
         )
+
+    def _check_not_behind(self, name: str, current: Held | None) -> None:
+        """Raise Conflict where the store has fallen behind what is served here: what is written
+        there now would be served by nobody."""
+        held = self.in_force.held.get(name)
+        if held is None or held.position[0] == PROVISIONAL or current is None:
+            return
+        if judge(held, current.position, current.digest) in (Verdict.OLDER, Verdict.SPLIT):
+            raise Conflict(
+                f"the store holds another g{current.position[0]}-{current.position[1]} of route "
+                f"{name!r} than follows what is served, g{held.position[0]}-{held.position[1]}: "
+                "restore writes what this replica serves in its place"
+            )
 
     async def _prepare(self, route: Route, known: Route | None) -> None:
         """Load what gets traffic or may, and check that every version fits the stable one."""
@@ -306,6 +322,8 @@ class RouteControl:
         before = held.revision
         origin = _origin("abort", intent, before.route.revision)
         after = changes.follow(before, changes.aborted(before.route), origin, changes.ALWAYS)
+        number = before.route.revision  # no store has given it another one
+        after = replace(after, route=replace(after.route, revision=number))
         if not intent.is_dry_run:
             emergency = Emergency(
                 route=name,

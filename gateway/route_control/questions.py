@@ -24,6 +24,8 @@ from router.revisions import Revision
 logger = logging.getLogger(__name__)
 
 CONVERGENCE_POLL_S: Final = 0.02
+LIVE_S: Final = 5.0
+"""A replica that has not reported for this long, five times in a row, is not waited for."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,6 +40,8 @@ class ReplicaState:
     """Why the newest revision is not in force there; empty: nothing waits."""
     age_s: float
     """Of its last word."""
+    is_live: bool
+    """Whether that is recent: one that is not is shown, and nobody waits for it."""
     is_converged: bool
 
 
@@ -120,7 +124,7 @@ class RouteQuestions:
         while True:
             with contextlib.suppress(StoreUnavailable):
                 states = await self.convergence(name, at)
-                laggards = [state.replica for state in states if not state.is_converged]
+                laggards = [s.replica for s in states if s.is_live and not s.is_converged]
             if not laggards or time.monotonic() >= limit_s:
                 return laggards
             await asyncio.sleep(CONVERGENCE_POLL_S)
@@ -165,5 +169,6 @@ def _state(replica: str, name: str, age_s: float, report: bytes, at: Held) -> Re
         digest=digest,
         pending=pending,
         age_s=age_s,
+        is_live=age_s <= LIVE_S,
         is_converged=position > at.position or (position == at.position and digest == at.digest),
     )

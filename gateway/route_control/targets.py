@@ -16,7 +16,7 @@ from engines.repository import Repository
 from engines.signature import incompatibility
 from router.faults import Fault, Path, RouteError
 from router.revisions import Revision
-from router.routes import Route
+from router.routes import Route, Variant
 
 Pins = dict[str, set[str]]
 """Versions by model."""
@@ -120,6 +120,20 @@ class Targets:
         if faults:
             raise RouteError(*faults)
 
+    def check_loaded_signatures(self, route: Route) -> None:
+        """Check what can be checked without loading anything; raises as `check_signatures`."""
+        stable = route.variant(route.stable)
+        if not self.is_ready(stable.model, stable.version):
+            return
+        reference = self._repository.get(stable.model, stable.version).metadata
+        faults = []
+        for path, model, version in route.targets():
+            if self.is_ready(model, version):
+                metadata = self._repository.get(model, version).metadata
+                faults += _unfit(stable, reference, path, metadata)
+        if faults:
+            raise RouteError(*faults)
+
     async def check_signatures(self, route: Route, known: Route | None) -> None:
         """Raise RouteError if a version cannot stand in for the stable one.
 
@@ -139,9 +153,7 @@ class Targets:
                 continue
             else:
                 metadata = await self._metadata_of_copy(path, model, version)
-            if why := incompatibility(reference, metadata):
-                sentence = f"it cannot stand in for {stable.model}/{stable.version}: {why}"
-                faults.append(Fault((*path, "version"), sentence))
+            faults += _unfit(stable, reference, path, metadata)
         if faults:
             raise RouteError(*faults)
 
@@ -163,3 +175,14 @@ class Targets:
         metadata = copy.metadata
         await copy.close("checked")
         return metadata
+
+
+def _unfit(
+    stable: Variant, reference: ModelMetadata, path: Path, metadata: ModelMetadata
+) -> list[Fault]:
+    """Return what keeps a version from standing in for the stable one."""
+    why = incompatibility(reference, metadata)
+    if not why:
+        return []
+    sentence = f"it cannot stand in for {stable.model}/{stable.version}: {why}"
+    return [Fault((*path, "version"), sentence)]

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from router.slot_map import SlotRange, change, lay_out
+from router.slot_map import COMPACTED_OVER, SlotRange, change, lay_out
 from router.slots import SLOTS, KeySpace
 
 Ranges = tuple[SlotRange, ...]
@@ -92,7 +92,8 @@ class SlotBySlot:
                 taken = freed[at : at + grown[name]]
                 self.owners[taken], self.stamps[taken] = name, revision
                 at += grown[name]
-        if (self.owners == self.owners[0]).all():
+        pieces = 1 + int((self.stamps[1:] != self.stamps[:-1]).sum())
+        if (self.owners == self.owners[0]).all() and pieces > COMPACTED_OVER:
             self.stamps[:] = revision
 
     def _released(self, name: str, count: int) -> Slots:

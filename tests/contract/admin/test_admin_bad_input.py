@@ -244,7 +244,6 @@ def test_times_that_no_calendar_has_are_422(admin: Admin) -> None:
         assert answer.json()["errors"][0]["pointer"] == "/rules/0/expires"
 
 
-@pytest.mark.xfail(reason="router.document takes a window whose end no calendar has")
 def test_a_rollback_window_that_ends_after_all_calendars_is_422(admin: Admin) -> None:
     name = admin.create()
     for window_s in (2**53, 10**12):

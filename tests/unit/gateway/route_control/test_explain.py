@@ -52,26 +52,25 @@ TEXT: Final = st.one_of(
     canary=st.sampled_from([0, 0.0001, 30, 100]),
     rules=st.lists(st.sampled_from([OVERRIDE, TENANT, BY_KEY, PREFIX]), unique_by=id),
     missing_key=st.sampled_from(["random", "stable", "reject"]),
-    headers=st.dictionaries(st.sampled_from([HEADER, "X-Variant", "x-region"]), TEXT),
-    parameters=st.dictionaries(st.sampled_from(["user", ""]), TEXT),
-    tenant=st.sampled_from(["", "acme", "other"]),
-    role=st.sampled_from(["", "tester"]),
+    question=st.builds(
+        Question,
+        headers=st.dictionaries(st.sampled_from([HEADER, "X-Variant", "x-region"]), TEXT),
+        parameters=st.dictionaries(st.sampled_from(["user", ""]), TEXT),
+        tenant=st.sampled_from(["", "acme", "other"]),
+        role=st.sampled_from(["", "tester"]),
+    ),
 )
 def test_explained_is_what_a_request_with_the_same_headers_would_get(
     canary: float,
     rules: list[Any],  # Any: JSON
     missing_key: str,
-    headers: dict[str, str],
-    parameters: dict[str, str],
-    tenant: str,
-    role: str,
+    question: Question,
 ) -> None:
     split = compiled(canary, rules=rules, missing_key=missing_key)
-    request = _request(headers, parameters)
+    request = _request(question.headers, question.parameters)
     key = read_key(split.route, request, None)
-    roles = frozenset((role,)) if role else frozenset[str]()
-    facts = Facts(header=request.header, tenant=tenant, roles=roles)
-    question = Question(headers=headers, parameters=parameters, tenant=tenant, role=role)
+    roles = frozenset((question.role,)) if question.role else frozenset[str]()
+    facts = Facts(header=request.header, tenant=question.tenant, roles=roles)
     answer = explain(split, question, always)
     assert answer["key"] == (key.decode() if key else None)
     try:

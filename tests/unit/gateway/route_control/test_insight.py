@@ -11,8 +11,6 @@ from pathlib import Path
 from typing import Any, Final
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from gateway.directory import REASON_FALLBACK, Target
 from gateway.errors import UnknownName
@@ -22,7 +20,7 @@ from gateway.route_control.units import SAMPLED_PART, UnitCounter
 from gateway.route_plane import Units
 from gateway.route_statistics import RouteStatistics
 from gateway.shadowing import Shadows
-from router.policy import REASON_SLOT, CompiledRoute
+from router.policy import REASON_SLOT
 from router.revisions import Revision
 from tests.support.batching import until
 from tests.support.desk import KeptRecords
@@ -167,23 +165,22 @@ def test_a_variant_that_only_rules_chose_has_no_share_and_no_latency(tmp_path: P
     run(tmp_path, scenario)
 
 
-@given(st.lists(st.integers(0, 500), min_size=2, max_size=2))
-def test_the_shares_of_a_revision_add_up_to_100(counts: list[int]) -> None:
-    books = object.__new__(Books)
-    books.routes = RouteStatistics()
+@pytest.mark.parametrize("counts", [(1, 2), (1, 0), (333, 667), (1, 6), (299, 1)])
+def test_the_shares_of_a_revision_add_up_to_100(tmp_path: Path, counts: tuple[int, int]) -> None:
+    async def scenario(books: Books) -> None:
+        first, second = revisions(route(10), route(20))
+        for revision in (first, second):
+            books.put(revision)
+            for variant, count in zip(("stable", "canary"), counts, strict=True):
+                books.answered(variant, count)
+                books.answered(variant, 5, reason="rule:internal")
+        rows = (await books.asked())["variants"]
+        for number in (1, 2):
+            shares = [row["share_percent"] for row in rows if row["revision"] == number]
+            assert sum(shares) == pytest.approx(100, abs=2e-4)
+            assert max(shares) == pytest.approx(100 * max(counts) / sum(counts), abs=1e-4)
 
-    async def no_units(name: str, epoch: int, variants: object) -> dict[str, int]:
-        return {}
-
-    del no_units
-    (revision,) = revisions(route(10))
-    split = CompiledRoute.of(revision, 0)
-    for variant, count in zip(("stable", "canary"), counts, strict=True):
-        target = Target(None, NAME, variant, 1, REASON_SLOT, 1.0, variant, split, b"k", REASON_SLOT)  # type: ignore[arg-type]
-        for _ in range(count):
-            books.routes.observe(target, MS, is_error=False)
-    total = sum(row.requests for _, _, row in books.routes.of(NAME))
-    assert total == sum(counts)
+    run(tmp_path, scenario)
 
 
 def test_an_experiment_tells_its_units_and_whether_they_fit_the_weights(tmp_path: Path) -> None:
