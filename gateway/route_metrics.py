@@ -86,6 +86,11 @@ class RouteCollector(Collector):
                 results.add_metric([*key, "dropped", str(reason)], count)
             in_flight.add_metric(key, counts.in_flight)
         yield from (results, in_flight)
+        yield CounterMetricFamily(
+            "sluice_route_watch_failures",
+            "Requests that were served, but neither mirrored nor counted, because of a bug.",
+            value=self._plane.watch.failures,
+        )
 
     def _store_families(self) -> Iterator[Metric]:
         sync = self._plane.sync

@@ -136,6 +136,18 @@ def test_convergence_names_what_keeps_a_replica_behind() -> None:
     ]
 
 
+def test_a_replica_that_is_gone_is_shown_and_does_not_count() -> None:
+    document = convergence(43, 42)
+    document["replicas"][1] |= {"live": False, "age_s": 40.0, "pending": ""}
+    text = tables.convergence(read(document, Convergence))
+    assert text.splitlines() == [
+        "digits: 1 of 1 replicas have revision 43",
+        "REPLICA  REVISION  AGE S  STATE",
+        "a              43    0.4  converged",
+        "b              42   40.0  not heard of",
+    ]
+
+
 def test_a_difference_shows_what_came_and_what_went() -> None:
     found = {
         "from": 41,
