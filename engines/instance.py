@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from queue import SimpleQueue
+from typing import Final
 
 from engines.base import Engine, ModelMetadata
 from engines.batch_queue import Batch, QueuedRequest
@@ -20,6 +21,9 @@ from engines.errors import EngineError, InstanceFailed
 from engines.tensors import Array, Tensor, from_array, join_rows, split_rows
 
 logger = logging.getLogger(__name__)
+
+LOG_EVERY_NS: Final = 1_000_000_000
+"""Least time between two logged failures of one instance."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -45,11 +49,23 @@ class Instance:
     At most one batch is under way: the batcher starts the next one after the result.
     """
 
-    def __init__(self, *, name: str, model: str, version: str, engine: Engine) -> None:
+    def __init__(
+        self,
+        *,
+        name: str,
+        model: str,
+        version: str,
+        engine: Engine,
+        log_every_ns: int = LOG_EVERY_NS,
+    ) -> None:
         self.name = name
+        self._log_every_ns = log_every_ns
         self.engine = engine
         self._model = model
         self._version = version
+        self._next_log_ns = 0
+        self._unlogged = 0
+        """Failures since the last one that was logged."""
         self._batches: SimpleQueue[tuple[Batch, Callable[[BatchResult], None]] | None]
         self._batches = SimpleQueue()
         self._thread = threading.Thread(target=self._work, name=f"sluice-{name}", daemon=True)
@@ -105,9 +121,20 @@ class Instance:
     def _as_error(self, exc: Exception) -> EngineError:
         if isinstance(exc, EngineError):
             return exc
-        extra = {"model": self._model, "version": self._version, "instance": self.name}
-        logger.error("engine failed", exc_info=exc, extra=extra)
+        self._log_failure(exc)
         return InstanceFailed(model=self._model, version=self._version)
+
+    def _log_failure(self, exc: Exception) -> None:
+        """Log a failure with its trace; of a series one per LOG_EVERY_NS, with their number."""
+        self._unlogged += 1
+        now_ns = time.monotonic_ns()
+        if now_ns < self._next_log_ns:
+            return  # a trace costs more than most requests, and the next one says the same
+        extra: dict[str, object] = {"model": self._model, "version": self._version}
+        extra |= {"instance": self.name, "failures": self._unlogged}
+        logger.error("engine failed", exc_info=exc, extra=extra)
+        self._next_log_ns = now_ns + self._log_every_ns
+        self._unlogged = 0
 
     def _run(self, requests: Sequence[QueuedRequest], started_ns: int) -> BatchResult:
         metadata = self.engine.metadata

@@ -20,6 +20,7 @@ from gateway.prediction_log.writer import RecordSink
 from gateway.route_control.asked import read_held
 from gateway.route_control.control import RouteControl
 from gateway.route_control.emergency import EmergencyJournal
+from gateway.route_control.ending import end
 from gateway.route_control.events import EventHub
 from gateway.route_control.file_store import FileRouteStore, InProcessBoard, NoHints
 from gateway.route_control.in_force import InForce
@@ -283,8 +284,7 @@ class RoutePlane:
     async def close(self) -> None:
         """Leave the board and the store. Idempotent."""
         self.events.close()
-        for task in list(self._loads):
-            task.cancel()
+        await end(*self._loads)
         if self.sync is not None:
             await self.sync.close()
             await self.sync.stores.close()

@@ -24,12 +24,12 @@ _S_MS: Final = 1_000
 
 
 class ExperimentLocked(Exception):
-    """The weights of a running experiment would change, and nobody said that they may."""
+    """The split or a version of a running experiment would change, and nobody said it may."""
 
     def __init__(self, name: str) -> None:
         super().__init__(
-            f"route {name!r} is an experiment: its weights are locked. Give reseed (new salt, new "
-            "epoch) or accept_carryover (same salt; the results show it for ever)"
+            f"route {name!r} is an experiment: its weights and versions are locked. Give reseed "
+            "(new salt, new epoch) or accept_carryover (same salt; the results show it for ever)"
         )
 
 
@@ -261,22 +261,18 @@ def _resized(route: Route, sizes: Mapping[str, int]) -> Route:
 
 
 def _is_locked(old: Route, new: Route) -> bool:
-    """Whether a change touches the split of an experiment that goes on."""
+    """Whether a change touches what an experiment that goes on compares: who gets what."""
     if old.kind != EXPERIMENT or new.kind != EXPERIMENT:
         return False
-    return old.sizes != new.sizes or old.salt != new.salt
+    return set(old.variants) != set(new.variants) or old.salt != new.salt
 
 
 def _still_warm(before: Revision, route: Route, now_ms: int) -> tuple[Warm, ...]:
     """Return the versions that the route has left and whose rollback window is still open."""
     used = {(model, version) for _, model, version in route.targets()}
     until_ms = now_ms + route.rollback_window_s * _S_MS
-    left = {
-        (v.model, v.version): until_ms
-        for v in before.route.variants
-        if (v.model, v.version) not in used
-    }
-    kept = {(w.model, w.version): w.until_ms for w in before.warm if w.until_ms > now_ms}
+    kept = {(w.model, w.version): w.until_ms for w in before.warm}
+    left = {(v.model, v.version): until_ms for v in before.route.variants}
     return tuple(
         Warm(model=model, version=version, until_ms=until)
         for (model, version), until in sorted((kept | left).items())

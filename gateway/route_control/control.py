@@ -8,9 +8,10 @@ Knows no HTTP: errors are the gateway's, answers are values.
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import logging
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from decimal import Decimal
 from typing import Any, Final
@@ -18,8 +19,8 @@ from typing import Any, Final
 from gateway.errors import Conflict, StoreUnavailable, UnknownName
 from gateway.route_control.asked import asked, trusted
 from gateway.route_control.emergency import Emergencies, Emergency, EmergencyJournal
-from gateway.route_control.in_force import PROVISIONAL, Held, Verdict, judge
-from gateway.route_control.questions import RouteQuestions, unknown
+from gateway.route_control.in_force import PROVISIONAL, Held, behind
+from gateway.route_control.questions import RouteQuestions
 from gateway.route_control.revision import Change
 from gateway.route_control.store import Stale
 from gateway.route_control.sync import Sync
@@ -32,6 +33,9 @@ from gateway.route_control.write import (
     Written,
     audit_entry,
     difference,
+    existing,
+    origin_of,
+    unknown,
 )
 from router import changes, document
 from router.diff import diff
@@ -43,6 +47,8 @@ GIVEN_BACK: Final = "the store had no such route"
 
 logger = logging.getLogger(__name__)
 
+ABORT_PATIENCE_S: Final = 0.1
+"""Longest wait for the store before this replica carries an abort out by itself."""
 ABORT_TRIES: Final = 20
 """How often an abort is repeated when others write at the same time."""
 
@@ -58,6 +64,7 @@ class RouteControl:
         self.in_force = questions.in_force
         self._targets = targets
         self._emergencies = Emergencies(in_force=self.in_force, journal=journal)
+        self._telling: set[asyncio.Task[Written]] = set()
         self._store = sync.stores.routes
         sync.on_round += [self._give_back, self._reconcile]
 
@@ -92,7 +99,7 @@ class RouteControl:
             route = document.read(merged, name=name)
             return changes.follow(before, route, origin, intent.permission(name))
 
-        return await self._write(name, "patch", _existing(name, make), condition, intent)
+        return await self._write(name, "patch", existing(name, make), condition, intent)
 
     async def set_weights(
         self,
@@ -108,7 +115,7 @@ class RouteControl:
             route = changes.with_weights(before.route, weights, take_from)
             return changes.follow(before, route, origin, intent.permission(name))
 
-        return await self._write(name, "setWeights", _existing(name, make), condition, intent)
+        return await self._write(name, "setWeights", existing(name, make), condition, intent)
 
     async def promote(
         self, name: str, variant: str, condition: Condition, intent: Intent
@@ -119,22 +126,31 @@ class RouteControl:
             route = changes.promoted(before.route, variant)
             return changes.follow(before, route, origin, changes.ALWAYS)
 
-        return await self._write(name, "promote", _existing(name, make), condition, intent)
+        return await self._write(name, "promote", existing(name, make), condition, intent)
 
     async def abort(self, name: str, intent: Intent) -> Written:
         """Send all traffic to the stable variant, whatever the route's state.
 
-        Needs no version to be loaded and no revision to be named. If the store is out of reach, or
-        what it has is not intact, it is done on this replica alone, and made known to the store
-        later.
+        Needs no version to be loaded and no revision to be named. If the store does not answer at
+        once this replica goes ahead; if it is out of reach, or what it has is not intact, the
+        abort is this replica's alone, and made known to the store later.
 
         Raises:
             UnknownName.
         """
+        telling = asyncio.get_running_loop().create_task(self._abort_in_store(name, intent))
+        self._telling.add(telling)  # goes on where the operator hangs up
+        telling.add_done_callback(self._telling.discard)
+        done, _ = await asyncio.wait({telling}, timeout=ABORT_PATIENCE_S)
+        if not done:  # the answer waits for a slow store; traffic does not
+            with contextlib.suppress(UnknownName):
+                await self._abort_here(name, intent, why="the store is slow")
         try:
-            return await self._abort_in_store(name, intent)
+            written = await telling
         except (StoreUnavailable, Conflict) as exc:
             return await self._abort_here(name, intent, why=str(exc))
+        await self._emergencies.settle(name)
+        return written
 
     async def _abort_in_store(self, name: str, intent: Intent) -> Written:
         """Abort for all replicas; raises UnknownName, StoreUnavailable, Conflict."""
@@ -145,7 +161,7 @@ class RouteControl:
         for _ in range(ABORT_TRIES):
             try:
                 return await self._write(
-                    name, "abort", _existing(name, make), Condition(is_any=True), intent
+                    name, "abort", existing(name, make), Condition(is_any=True), intent
                 )
             except RevisionMismatch as exc:
                 if exc.current is None or exc.current.revision.is_deleted:
@@ -172,9 +188,7 @@ class RouteControl:
 
     async def delete(self, name: str, condition: Condition, intent: Intent) -> Written:
         """Take a route out of force; an undo brings it back. Raises as `_write`."""
-        return await self._write(
-            name, "delete", _existing(name, changes.deleted), condition, intent
-        )
+        return await self._write(name, "delete", existing(name, changes.deleted), condition, intent)
 
     async def restore(self, name: str, intent: Intent) -> Written:
         """Write what this replica serves into the store, as a new generation.
@@ -190,7 +204,7 @@ class RouteControl:
             raise unknown(name)
         head = (await asked(self._store.heads())).get(name)
         at = head.position if head else None
-        origin = _origin("restore", intent, held.revision.route.revision)
+        origin = origin_of("restore", intent, held.revision.route.revision)
         served, aborted = held.revision, self.in_force.overridden(name)
         if aborted is not None:
             served = changes.follow(served, aborted, origin, changes.ALWAYS)
@@ -218,7 +232,7 @@ class RouteControl:
                 _warn_if_different(held.revision, route)
                 continue
             intent = Intent(actor="sluice.toml", auth="none", source="", reason="configured")
-            origin = _origin("create", intent, 0)
+            origin = origin_of("create", intent, 0)
             made = changes.first(route, origin)
             try:
                 if not self.sync.statistics().is_store_up:
@@ -244,10 +258,11 @@ class RouteControl:
         current = await self.questions.current(name)
         if current is None and not condition.must_not_exist:
             raise unknown(name)
-        self._check_not_behind(name, current)
+        if current is not None and (why := behind(self.in_force.held.get(name), current)):
+            raise Conflict(why)  # what is written there now would be served by nobody
         condition.check(name, current)
         before = current.revision if current else None
-        origin = _origin(verb, intent, before.route.revision if before else 0)
+        origin = origin_of(verb, intent, before.route.revision if before else 0)
         try:
             after = make(before, origin)
         except changes.ExperimentLocked as exc:
@@ -275,19 +290,6 @@ class RouteControl:
             loads=loads,
             diff=changed,
         )
-
-    def _check_not_behind(self, name: str, current: Held | None) -> None:
-        """Raise Conflict where the store has fallen behind what is served here: what is written
-        there now would be served by nobody."""
-        held = self.in_force.held.get(name)
-        if held is None or held.position[0] == PROVISIONAL or current is None:
-            return
-        if judge(held, current.position, current.digest) in (Verdict.OLDER, Verdict.SPLIT):
-            raise Conflict(
-                f"the store holds another g{current.position[0]}-{current.position[1]} of route "
-                f"{name!r} than follows what is served, g{held.position[0]}-{held.position[1]}: "
-                "restore writes what this replica serves in its place"
-            )
 
     async def _prepare(self, route: Route, known: Route | None) -> None:
         """Load what gets traffic or may, and check that every version fits the stable one."""
@@ -320,7 +322,7 @@ class RouteControl:
         if held is None or held.revision.is_deleted:
             raise unknown(name)
         before = held.revision
-        origin = _origin("abort", intent, before.route.revision)
+        origin = origin_of("abort", intent, before.route.revision)
         after = changes.follow(before, changes.aborted(before.route), origin, changes.ALWAYS)
         number = before.route.revision  # no store has given it another one
         after = replace(after, route=replace(after.route, revision=number))
@@ -369,27 +371,6 @@ class RouteControl:
                 await self._set(held, None, None, held.audit_digest, intent)
             except (RevisionMismatch, Conflict):
                 continue  # another replica was quicker, or what is there cannot be shown
-
-
-def _existing(name: str, make: Callable[[Revision, Origin], Revision]) -> Make:
-    """Return a maker that refuses a route that is not there, or no longer."""
-
-    def checked(before: Revision | None, origin: Origin) -> Revision:
-        if before is None or before.is_deleted:
-            raise unknown(name)
-        return make(before, origin)
-
-    return checked
-
-
-def _origin(verb: str, intent: Intent, parent: int) -> Origin:
-    return Origin(
-        verb=verb, actor=intent.actor, reason=intent.reason, created_ms=_now_ms(), parent=parent
-    )
-
-
-def _now_ms() -> int:
-    return time.time_ns() // 1_000_000
 
 
 def _warn_if_different(stored: Revision, configured: Route) -> None:

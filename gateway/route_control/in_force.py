@@ -80,6 +80,19 @@ def judge(held: Held | None, position: Position, digest: str) -> Verdict:
     return Verdict.CURRENT if digest == held.digest else Verdict.SPLIT
 
 
+def behind(held: Held | None, current: Held) -> str:
+    """Return what is wrong where the store does not lead on from what is served; else nothing."""
+    if held is None or held.revision.generation == PROVISIONAL:
+        return ""
+    if judge(held, current.position, current.digest) not in (Verdict.OLDER, Verdict.SPLIT):
+        return ""
+    at, served = (f"g{generation}-{n}" for generation, n in (current.position, held.position))
+    return (
+        f"the store has {at} of route {current.revision.route.name!r}, which does not follow what "
+        f"is served here, {served}: restore writes what this replica serves in its place"
+    )
+
+
 class InForce:
     """The revisions in force at this replica; the route table always shows them, compiled."""
 

@@ -19,6 +19,7 @@ from gateway.errors import StoreUnavailable, UnknownName
 from gateway.route_control.asked import asked, trusted
 from gateway.route_control.in_force import Held, InForce
 from gateway.route_control.sync import Sync
+from gateway.route_control.write import unknown
 from router.revisions import Revision
 
 logger = logging.getLogger(__name__)
@@ -128,11 +129,6 @@ class RouteQuestions:
             if not laggards or time.monotonic() >= limit_s:
                 return laggards
             await asyncio.sleep(CONVERGENCE_POLL_S)
-
-
-def unknown(name: str) -> UnknownName:
-    """Return the error for a route that is not there."""
-    return UnknownName(f"there is no route {name!r}")
 
 
 def _readable(name: str, entries: list[bytes]) -> Iterator[dict[str, Any]]:  # Any: JSON

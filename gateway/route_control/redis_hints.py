@@ -17,6 +17,7 @@ from typing import Final
 from redis import exceptions as redis_errors
 from redis.asyncio.client import PubSub
 
+from gateway.route_control.ending import end
 from gateway.route_control.redis_store import CHANNEL, client_of
 
 FIRST_RETRY_S: Final = 0.05
@@ -78,9 +79,7 @@ class RedisChangeHints:
         self._is_closed = True
         listener, self._listener = self._listener, None
         if listener is not None:
-            listener.cancel()
-            # Cancellation: waited for, not awaited: our own cancellation is not mistaken for its.
-            await asyncio.wait((listener,))
+            await end(listener)
         await self._client.aclose()
 
     async def _listen(self) -> None:

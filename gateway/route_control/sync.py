@@ -21,6 +21,7 @@ from typing import Final
 
 from gateway.errors import StoreUnavailable
 from gateway.route_control.asked import read_held
+from gateway.route_control.ending import end
 from gateway.route_control.events import EventHub
 from gateway.route_control.in_force import PROVISIONAL, Held, InForce, Verdict, judge
 from gateway.route_control.last_known import LastKnownGood
@@ -152,10 +153,7 @@ class Sync:
 
     async def close(self) -> None:
         """Stop looking and take this replica off the board. Idempotent."""
-        tasks = [*self._tasks, *((self._task,) if self._task else ())]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await end(*self._tasks, *((self._task,) if self._task else ()))
         self._task = None
         try:
             await self.stores.board.withdraw(self.replica)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from gateway import ids
-from gateway.errors import ConditionFailed
+from gateway.errors import ConditionFailed, UnknownName
 from gateway.route_control.in_force import Held
 from gateway.route_control.revision import Position
 from router import changes
@@ -101,6 +102,30 @@ class Written:
             "dry_run": self.is_dry_run,
         }
         return answer | ({"emergency": True} if self.is_emergency else {})
+
+
+def existing(name: str, make: Callable[[Revision, Origin], Revision]) -> Make:
+    """Return a maker that refuses a route that is not there, or no longer."""
+
+    def checked(before: Revision | None, origin: Origin) -> Revision:
+        if before is None or before.is_deleted:
+            raise unknown(name)
+        return make(before, origin)
+
+    return checked
+
+
+def unknown(name: str) -> UnknownName:
+    """Return the error for a route that is not there."""
+    return UnknownName(f"there is no route {name!r}")
+
+
+def origin_of(verb: str, intent: Intent, parent: int) -> Origin:
+    """Return where a revision that is made now comes from."""
+    now_ms = time.time_ns() // 1_000_000
+    return Origin(
+        verb=verb, actor=intent.actor, reason=intent.reason, created_ms=now_ms, parent=parent
+    )
 
 
 def difference(before: Revision | None, after: Revision) -> list[dict[str, Any]]:  # Any: JSON

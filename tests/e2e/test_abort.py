@@ -7,7 +7,9 @@ that by the time in which it was served.
 
 from __future__ import annotations
 
+import os
 import random
+import signal
 import sys
 import threading
 import time
@@ -22,6 +24,7 @@ from typing import Any, Final, NamedTuple
 import httpx
 import pytest
 
+from gateway.demo.redis_server import RedisServer
 from tests.support.gateway import GatewayProcess, wait_until
 from tests.support.models import write_fake
 from tests.support.redis import running_redis
@@ -210,14 +213,14 @@ def even(share: int) -> dict[str, int]:
 
 
 @pytest.fixture
-def redis_url() -> Iterator[str]:
+def redis_server() -> Iterator[RedisServer]:
     with running_redis() as server:
-        yield server.url
+        yield server
 
 
 @pytest.mark.redis
 def test_an_abort_does_not_wait_for_the_load_of_a_revision_that_is_pending(
-    tmp_path: Path, redis_url: str
+    tmp_path: Path, redis_server: RedisServer
 ) -> None:
     """Two replicas; a version that the one has in no time takes the other long to load."""
     folders = tmp_path / "quick", tmp_path / "slow"
@@ -225,7 +228,7 @@ def test_an_abort_does_not_wait_for_the_load_of_a_revision_that_is_pending(
         write_fake(folder / "models" / MODEL / "3" / "model.json", **script)
         config = folder / "models" / MODEL / "config.pbtxt"
         config.write_text("version_policy { specific { versions: [1, 2] } }\n")
-    tables = {"redis": {"url": redis_url}, "prediction_log": {"enabled": False}}
+    tables = {"redis": {"url": redis_server.url}, "prediction_log": {"enabled": False}}
     with ExitStack() as held:
         quick, slow = (held.enter_context(serve(folder, **tables)) for folder in folders)
         at_quick, at_slow = (held.enter_context(Operator(g.at)) for g in (quick, slow))
@@ -288,4 +291,39 @@ def test_an_abort_also_takes_back_the_traffic_that_rules_send_elsewhere(tmp_path
     assert {s.variant for s in traffic.between(again_ns, time.monotonic_ns())} == {CANARY}
     taken_s = seconds_to_the_last(traffic.seen, aborted)
     report("of what a rule sends", [taken_s])
+    assert taken_s <= LIMIT_S
+
+
+@pytest.mark.redis
+def test_an_abort_does_not_wait_for_a_store_that_does_not_answer(
+    tmp_path: Path, redis_server: RedisServer
+) -> None:
+    """Redis is stopped, not killed: connections stay open, and nothing comes back on them."""
+    tables = {"redis": {"url": redis_server.url}, "prediction_log": {"enabled": False}}
+    with serve(tmp_path, **tables) as gateway, Operator(gateway.at) as operator:
+        with Traffic(gateway.at, ROUTE) as traffic:
+            traffic.flow()
+            os.kill(redis_server.pid, signal.SIGSTOP)
+            try:
+                sent_ns, answer, answered_ns = timed(lambda: operator.verb(ROUTE, "abort"))
+                traffic.flow()
+            finally:
+                os.kill(redis_server.pid, signal.SIGCONT)
+            assert answer.status_code == 202, answer.text
+            assert answer.json()["emergency"] is True
+
+            def is_known() -> bool:
+                return bool(operator.get(f"/routes/{ROUTE}")["meta"]["verb"] == "abort")
+
+            wait_until(is_known, "the store is told")
+            wait_until(lambda: "emergency" not in operator.get(f"/routes/{ROUTE}"), "it is over")
+            traffic.flow()
+        traffic.assert_flawless()
+        assert weights(operator) == {STABLE: 100, CANARY: 0}
+    aborted = Abort(sent_ns, answered_ns, 0, sys.maxsize)
+    after = traffic.between(answered_ns, sys.maxsize)
+    assert len(after) >= CONCURRENCY
+    assert {s.variant for s in after} == {STABLE}
+    taken_s = seconds_to_the_last(traffic.seen, aborted)
+    report("while the store does not answer", [taken_s])
     assert taken_s <= LIMIT_S

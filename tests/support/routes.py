@@ -31,6 +31,8 @@ NAME: Final = "digits"
 NOON_MS: Final = 1_800_000_000_000
 """The Unix time at which tests make their first revision: 15 January 2027, 8 o'clock UTC."""
 HOUR_MS: Final = 3_600_000
+MAX_WINDOW_S: Final = 366 * 24 * 3_600
+"""The longest rollback window."""
 
 
 def variants(**weights: object) -> Plain:
@@ -200,7 +202,7 @@ def routes(draw: st.DrawFn, asked_rules: int = 0) -> Route:
             draw(shadows(name, arms)) for name in sorted(draw(st.sets(names, max_size=2)))
         ),
         fallback=fallback,
-        rollback_window_s=draw(st.integers(0, 1 << 30)),
+        rollback_window_s=draw(st.integers(0, MAX_WINDOW_S)),
     )
     for candidate in draw(st.lists(rules(arms), min_size=asked_rules, max_size=4)):
         made = _with_rule(made, candidate)
@@ -218,7 +220,7 @@ def _with_rule(base: Route, candidate: Rule) -> Route:
 @st.composite
 def histories(draw: st.DrawFn) -> Revision:
     """Draw a revision with a past: changed weights, warm versions, carry-overs."""
-    revision = changes.first(draw(routes()), origin(at_ms=draw(instants_ms)))
+    revision = changes.first(draw(routes()), origin(at_ms=draw(st.integers(0, 1 << 42))))
     for _ in range(draw(st.integers(0, 3))):
         old = revision.route
         arms = [v.name for v in old.variants]

@@ -182,3 +182,20 @@ def test_closing_twice_is_harmless_and_ends_after_the_batch_under_way(
     instance.close()
     assert results.qsize() == 1
     assert engine.is_closed
+
+
+@pytest.mark.parametrize(("log_every_ns", "logged"), [(10**12, [1]), (0, [1, 1, 1])])
+def test_of_a_series_of_failures_one_is_logged_in_a_while(
+    log_every_ns: int, logged: list[int], caplog: pytest.LogCaptureFixture
+) -> None:
+    engine = echo(Script(fail_on=13.0))
+    failing = Instance(
+        name="echo/1#0", model="echo", version="1", engine=engine, log_every_ns=log_every_ns
+    )
+    worker = Worker(failing)
+    with caplog.at_level(logging.ERROR):
+        for _ in range(3):
+            (outcome,) = worker.run(make_request(13.0)).outcomes
+            assert isinstance(outcome, InstanceFailed)
+    failing.close()
+    assert [record.__dict__["failures"] for record in caplog.records] == logged

@@ -59,5 +59,5 @@ def test_the_route_splits_90_to_10_between_versions_that_exist(root: Path) -> No
     config = configuration.load(path, {})
     configuration.check_targets(config, path.parent)
     (route,) = configuration.routes(config)
-    assert [(v.name, float(v.weight)) for v in route.variants] == [("stable", 90), ("canary", 10)]
+    assert {v.name: float(v.weight) for v in route.variants} == {"stable": 90, "canary": 10}
     assert config.prediction_log.enabled

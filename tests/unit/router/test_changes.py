@@ -413,6 +413,9 @@ def test_a_restore_is_above_what_is_held_and_what_is_stored(
 # Experiments
 
 
+ANOTHER_CANARY = {"canary": {"model": "digits", "version": "7", "weight": 10}}
+
+
 def experiment(**fields: object) -> Revision:
     return first(kind=EXPERIMENT, **fields)
 
@@ -422,13 +425,14 @@ def experiment(**fields: object) -> Revision:
     [
         ({"variants": variants(stable=89.9999, canary=10.0001)}, Permission()),
         ({"variants": variants(stable=90, canary=10, third=0)}, Permission()),
+        ({"variants": variants(stable=90, canary=10) | ANOTHER_CANARY}, Permission()),
         ({"salt": "other"}, Permission()),
         ({"salt": "other"}, MAY_CARRY_OVER),  # nothing is carried over to another salt
     ],
 )
 def test_the_split_of_an_experiment_is_locked(fields: Plain, permission: Permission) -> None:
     before = experiment()
-    with pytest.raises(ExperimentLocked, match="'digits' is an experiment: its weights are locked"):
+    with pytest.raises(ExperimentLocked, match="'digits' is an experiment: its weights and"):
         changes.follow(before, route(kind=EXPERIMENT, **fields), origin(), permission)
 
 

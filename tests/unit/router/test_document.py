@@ -15,7 +15,17 @@ from router.faults import RouteError
 from router.routes import Fallback, KeySource, Shadow
 from router.rules import BY_HEADER, TESTER, HeaderCondition, Rule, When
 from router.slots import SLOTS
-from tests.support.routes import NAME, Plain, faults_of, plain, route, rule, shadow, variants
+from tests.support.routes import (
+    MAX_WINDOW_S,
+    NAME,
+    Plain,
+    faults_of,
+    plain,
+    route,
+    rule,
+    shadow,
+    variants,
+)
 
 WHOLE: Final = """
 kind = "experiment"
@@ -222,12 +232,17 @@ WRONG: Final[dict[str, tuple[dict[str, object], str, str]]] = {
     "negative window": (
         {"rollback_window_s": -1},
         "/rollback_window_s",
-        "-1 is not a whole number from 0 on",
+        "-1 is not a whole number from 0 to 31622400",
     ),
     "window of text": (
         {"rollback_window_s": "1h"},
         "/rollback_window_s",
-        "'1h' is not a whole number from 0 on",
+        "'1h' is not a whole number from 0 to 31622400",
+    ),
+    "window of more than a year": (
+        {"rollback_window_s": MAX_WINDOW_S + 1},
+        "/rollback_window_s",
+        "31622401 is not a whole number from 0 to 31622400",
     ),
     "key": ({"key": "header:x"}, "/key", "expected a list, got a value of type str"),
     "key source": ({"key": ["principal", 1]}, "/key/1", "expected a text, got a value of type int"),

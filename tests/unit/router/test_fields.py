@@ -43,6 +43,14 @@ def test_a_whole_number_is_taken_from_its_least_to_what_json_keeps_exact(
     assert reader.faults == []
 
 
+@pytest.mark.parametrize("value", [0, 9])
+def test_a_whole_number_may_have_limits_on_both_sides(value: int) -> None:
+    reader = FieldReader()
+    assert reader.whole({"n": 8}, (), "n", 1, least=1, most=8) == 8
+    assert reader.whole({"n": value}, (), "n", 1, least=1, most=8) is None
+    assert told(reader) == [("/n", f"{value} is not a whole number from 1 to 8")]
+
+
 @pytest.mark.parametrize("value", [-1, 2**53 + 1, 1.0, "1", True, None, [1]])
 def test_anything_else_is_no_whole_number(value: object) -> None:
     reader = FieldReader()

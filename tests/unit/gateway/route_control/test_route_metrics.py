@@ -17,7 +17,7 @@ from gateway.route_plane import RoutePlane
 from gateway.route_statistics import RouteStatistics
 from router.policy import REASON_SLOT
 from tests.support.batching import until
-from tests.support.replicas import MODEL, NAME, intent, route
+from tests.support.replicas import MODEL, NAME, held, intent, route
 from tests.support.repositories import open_repository
 from tests.support.route_planes import open_plane, plane_of, shelf_of
 from tests.support.route_stores import change
@@ -196,8 +196,6 @@ def test_a_revision_that_waits_is_shown(tmp_path: Path) -> None:
             assert plane.sync is not None
             assert samples(plane, "sluice_route_pending") == {(NAME,): 0}
             shelf.may_load.clear()
-            from tests.support.replicas import held
-
             plane.sync.accept(held(route(0, version="1"), route(20)))
             assert samples(plane, "sluice_route_pending") == {(NAME,): 1}
             shelf.may_load.set()
