@@ -195,7 +195,7 @@ def test_of_a_series_of_failures_one_is_logged_in_a_while(
     worker = Worker(failing)
     with caplog.at_level(logging.ERROR):
         for _ in range(3):
-            (outcome,) = worker.run(make_request(13.0)).outcomes
+            (outcome,) = worker.run(make_request([13.0])).outcomes
             assert isinstance(outcome, InstanceFailed)
     failing.close()
     assert [record.__dict__["failures"] for record in caplog.records] == logged
