@@ -183,6 +183,7 @@ class RoutePlane:
         self._books = books
         self._loads: set[asyncio.Task[None]] = set()
         self._released_s = 0.0
+        self._is_started = False
         self.in_force = InForce(table)
         self.targets = Targets(repository)
         self.events = EventHub()
@@ -246,6 +247,7 @@ class RoutePlane:
         """Bring the routes into force, now that the models are loaded, and stay in step."""
         assert self.sync is not None  # opened before
         self.sync.release()
+        self._is_started = True
         await self.control.load_emergencies()
         self.sync.on_round += [self.units.share, self._let_versions_go]
         self.sync.start()
@@ -255,7 +257,7 @@ class RoutePlane:
         revisions = [r for r in self.in_force.revisions.values() if not r.is_deleted]
         self.shadows.apply({(r.route.name, s.name): s for r in revisions for s in r.route.shadows})
         self.units.counter.retain([r.route.name for r in revisions])
-        if not revision.is_deleted:
+        if self._is_started and not revision.is_deleted:  # at the start all was tried
             task = asyncio.get_running_loop().create_task(self._load_rest(revision.route))
             self._loads.add(task)
             task.add_done_callback(self._loads.discard)

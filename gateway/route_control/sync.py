@@ -13,10 +13,10 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-import random
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
+from random import Random
 from typing import Final
 
 from gateway.errors import StoreUnavailable
@@ -39,6 +39,8 @@ from router import revisions
 from router.faults import RouteError
 
 logger = logging.getLogger(__name__)
+
+_chance: Final = Random()  # its own: nobody else's sequence is disturbed
 
 JITTER: Final = 0.2
 """Part of the poll interval by which it varies, so that replicas do not ask all at once."""
@@ -166,7 +168,7 @@ class Sync:
                 await self.look()
             except Exception:  # whatever it is, the next look must still come
                 logger.exception("looking at the route store failed")
-            jitter = 1 + JITTER * (2 * random.random() - 1)
+            jitter = 1 + JITTER * (2 * _chance.random() - 1)
             await self.stores.hints.next(self._poll_s * jitter)
 
     def release(self) -> None:
@@ -231,7 +233,7 @@ class Sync:
             if stored is None:
                 return
             held = read_held(stored)
-        except (CorruptRevision, RouteError, RecursionError) as exc:
+        except (CorruptRevision, RouteError) as exc:
             self._alarm(name, "corrupt", exc.why if isinstance(exc, CorruptRevision) else str(exc))
             return
         self._conflicts.pop(name, None)

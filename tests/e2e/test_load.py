@@ -115,7 +115,7 @@ def test_a_healthy_route_passes_and_its_figures_are_printed(live: GatewayProcess
         assert float(per_s.replace(",", "")) > 0
         assert len(percentiles) == 4
         assert sorted(map(float, percentiles)) == list(map(float, percentiles))
-    assert "configured split: stable 90 %, canary 10 %" in done.stdout
+    assert "configured split: canary 10 %, stable 90 %" in done.stdout
     for protocol in ("HTTP", "gRPC"):
         assert f"split over {protocol}, random keys, interval of 6 sigma" in done.stdout
     assert done.stdout.count("expected 10.00%, within ") == 2

@@ -71,5 +71,3 @@ def test_every_example_for_operators_runs_as_written(admin: str, tmp_path: Path)
     assert '"converged":true' in answers
     assert answers.count('"verb":"abort"') == 1
     assert '"openapi":"3.1' in answers.replace(" ", "")
-
-

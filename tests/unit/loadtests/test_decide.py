@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import msgspec
@@ -12,13 +15,21 @@ from loadtests.micro.decide import Results, Subject
 ROUNDS = 3
 
 
-@pytest.mark.parametrize("subject", decide.subjects(), ids=lambda subject: subject.name)
 def test_a_decision_takes_at_most_twenty_microseconds_at_the_99th_percentile(
-    subject: Subject,
+    tmp_path: Path,
 ) -> None:
-    """The best of some rounds: what else the machine does is not what is measured."""
-    p99_us = min(decide.measure(subject, calls=20_000).p99_us for _ in range(ROUNDS))
-    assert p99_us <= decide.LIMIT_US
+    """In a process of its own, which nothing traces; the best of some rounds, as what else the
+    machine does is not what is measured."""
+    ours = {name: value for name, value in os.environ.items() if not name.startswith("COV")}
+    for _ in range(ROUNDS):
+        path = tmp_path / "decide.json"
+        command = [sys.executable, "-m", "loadtests.micro.decide"]
+        arguments = ["--calls", "20000", "--output", str(path)]
+        subprocess.run([*command, *arguments], env=ours, capture_output=True, check=False)
+        results = msgspec.json.decode(path.read_bytes(), type=Results)
+        if max(case.p99_us for case in results.cases) <= decide.LIMIT_US:
+            return
+    raise AssertionError(decide.shown(results))
 
 
 def test_the_cases_are_of_twenty_rules_but_for_the_one_without_any() -> None:

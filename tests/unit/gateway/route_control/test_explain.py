@@ -189,3 +189,9 @@ def test_the_answer_is_that_of_the_route_that_is_compiled() -> None:
     changed: Route = document.read(body(0), name=NAME, revision=7)
     answer = explain(CompiledRoute.compile(changed), Question(key="k"), always)
     assert (answer["route"], answer["revision"]) == (NAME, 7)
+
+
+def test_a_rule_about_a_header_beyond_ascii_holds_as_it_would_for_a_request() -> None:
+    split = compiled(0, rules=[PREFIX, OVERRIDE], missing_key="stable")
+    answer = explain(split, Question(headers={"X-Region": "über"}), always)
+    assert answer["reason"] == "rule:beta"
