@@ -247,11 +247,6 @@ class App:
         found = await asyncio.to_thread(fingerprint, self._root) if poll_s else {}
         await self.repository.start(self.plane.pins())
         await self.plane.start()
-        pins = self.plane.pins()
-        for entry in self.repository.index():
-            if entry.reason and entry.version in pins.get(entry.model, ()):
-                extra = {"model": entry.model, "version": entry.version, "reason": entry.reason}
-                logger.error("a route names a version that is unavailable", extra=extra)
         if poll_s:
             poll = RepositoryPoll(
                 self._root,

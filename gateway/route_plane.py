@@ -45,6 +45,7 @@ from router.table import RouteTable
 
 logger = logging.getLogger(__name__)
 
+UNAVAILABLE: Final = "a route names a version that is unavailable"
 RELEASE_S: Final = 5.0
 """How often versions that no route needs any more are looked for."""
 
@@ -248,9 +249,18 @@ class RoutePlane:
         assert self.sync is not None  # opened before
         self.sync.release()
         self._is_started = True
+        for revision in self.in_force.revisions.values():
+            self._say_what_is_missing(revision)
         await self.control.load_emergencies()
         self.sync.on_round += [self.units.share, self._let_versions_go]
         self.sync.start()
+
+    def _say_what_is_missing(self, revision: Revision) -> None:
+        targets = {(v.model, v.version) for v in revision.route.variants}
+        for model, version in sorted(() if revision.is_deleted else targets):
+            if why := self.targets.why_not_ready(model, version):
+                extra = {"route": revision.route.name, "model": model, "version": version}
+                logger.error(UNAVAILABLE, extra=extra | {"reason": why})
 
     def _came_into_force(self, revision: Revision) -> None:
         """Follow a route that has changed: its shadows, its units, versions without traffic."""
@@ -267,8 +277,7 @@ class RoutePlane:
         try:
             await self.targets.load(route)
         except RouteError as exc:
-            extra = {"route": route.name, "reason": str(exc)}
-            logger.error("a route names a version that is unavailable", extra=extra)
+            logger.error(UNAVAILABLE, extra={"route": route.name, "reason": str(exc)})
 
     async def _let_versions_go(self) -> None:
         """Unload what was loaded for routes only, and is needed by none any more."""

@@ -73,6 +73,14 @@ class Targets:
         except UnknownModel:
             return False
 
+    def why_not_ready(self, model: str, version: str) -> str:
+        """Return why a version does not serve now; empty: it does."""
+        try:
+            served = self._repository.get(model, version)
+        except UnknownModel as exc:
+            return str(exc)
+        return "" if served.is_ready else served.reason or served.state.value.lower()
+
     def missing(self, route: Route) -> list[tuple[str, str]]:
         """Return the versions that can get traffic and do not serve now, each once."""
         return [target for target in sorted(needed(route)) if not self.is_ready(*target)]
