@@ -7,7 +7,7 @@ no protocol and nothing of how an answer came about.
 from __future__ import annotations
 
 from engines.batcher import Executed
-from gateway.directory import REASON_VERSION, Target
+from gateway.directory import Target
 from gateway.metrics import RequestMetrics
 from gateway.route_statistics import RouteStatistics
 from gateway.statistics import StatisticsBook
@@ -50,20 +50,20 @@ class Accounts:
         self.metrics.observe(target, protocol, code, total_ns, executed)
         if target is None:
             return
-        served = target.served
-        books = [self.statistics.row(served.model, served.version)]
+        served, route = target.served, target.route
+        row = self.statistics.row(served.model, served.version)
+        route_row = None
         if target.split is not None:
             self.routes.observe(target, total_ns, is_error=code != 0)
-        if target.route and target.reason != REASON_VERSION:
-            books.append(self.statistics.row(target.route, ""))
-        for row in books:
-            if executed is None or code:
-                row.add_failure(total_ns=total_ns, now_ms=now_ms)
-                continue
-            row.add_success(
-                executed,
-                rows=rows,
-                total_ns=total_ns,
-                now_ms=now_ms,
-                source=f"{served.model}/{served.version}",
+            route_row = self.statistics.row(route, "")
+        if executed is None or code:
+            row.add_failure(total_ns=total_ns, now_ms=now_ms)
+            if route_row is not None:
+                route_row.add_failure(total_ns=total_ns, now_ms=now_ms)
+            return
+        source = f"{served.model}/{served.version}"
+        row.add_success(executed, rows=rows, total_ns=total_ns, now_ms=now_ms, source=source)
+        if route_row is not None:
+            route_row.add_success(
+                executed, rows=rows, total_ns=total_ns, now_ms=now_ms, source=source
             )

@@ -78,7 +78,7 @@ class RequestMetrics:
         else:
             served = target.served
             key = (target.route, target.variant, served.model, served.version)
-        cell = self._cell(key)
+        cell = self.cells.get(key) or self._cell(key)
         cell.count(protocol, code)
         cell.latency.observe(total_ns / 1e9)
         if executed is not None:
