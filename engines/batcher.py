@@ -109,6 +109,8 @@ class Batcher:
         self._deadlines = DeadlineIndex()
         self._instances = tuple(instances)
         self.metadata: ModelMetadata = self._instances[0].engine.metadata
+        self.artefact = bytes.fromhex(self.metadata.artifact_sha256[:16])
+        """First 8 bytes of the model file's digest, for whoever names it in every answer."""
         self.signature = Signature(model, self.metadata)
         self._idle = deque(self._instances)
         self._on_batch = on_batch

@@ -215,7 +215,7 @@ class Pipeline:
             name=request.name,
             model=target.served.model if target else "",
             version=target.served.version if target else request.version,
-            artefact=bytes.fromhex(metadata.artifact_sha256[:16]) if metadata else b"",
+            artefact=call.batcher.artefact if call.batcher else b"",
             revision=target.revision if target else 0,
             variant=target.assigned if target else "",
             served=target.variant if target and executed else "",
@@ -281,6 +281,8 @@ def deadline_ns(request: InferRequest, batcher: Batcher, now_ns: int) -> int | N
         InvalidInput: `timeout` is no number of microseconds.
     """
     policy = batcher.policy
+    if not request.parameters and not policy.default_timeout_us:
+        return request.deadline_ns
     timeout_us = _whole(request.parameters.get("timeout", 0), "timeout", "microseconds")
     if policy.default_timeout_us:
         may_shorten = policy.allow_timeout_override and timeout_us
@@ -300,6 +302,8 @@ def priority(request: InferRequest, batcher: Batcher) -> int:
         InvalidInput: `priority` is no number, or beyond the model's levels.
     """
     levels = batcher.policy.priority_levels
+    if not levels and not request.parameters:
+        return 0
     asked = _whole(request.parameters.get("priority", 0), "priority", "levels")
     if not levels:
         return 0
