@@ -1,4 +1,4 @@
-"""Requests at a fixed rate over HTTP, whether or not earlier ones have been answered.
+"""Requests at an average rate over HTTP, whether or not earlier ones have been answered.
 
 An open loop: a slow answer delays no later request, so a stall of the server shows in as many
 latencies as there were requests meanwhile. Connections are kept, and opened when none is idle.
@@ -9,11 +9,15 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
+from random import Random
 from types import TracebackType
-from typing import Self
+from typing import Final, Self
 
 from loadtests.http_loop import HttpAddress, LoopFailed
 from loadtests.paced import Connection
+
+SEED: Final = 1
+"""Of the gaps between requests."""
 
 
 class OpenLoop:
@@ -33,15 +37,19 @@ class OpenLoop:
         self._address = address
         self._make_request = make_request
         self._rate = rate
+        self._chance = Random(SEED)
         self._idle: list[Connection] = []
 
     async def run(self, duration_s: float) -> list[float]:
         """Load for this long; return the latency of each good answer, in seconds."""
         latencies: list[float] = []
-        start_s = time.monotonic()
         async with asyncio.TaskGroup() as group:
-            for n in range(max(1, round(duration_s * self._rate))):
-                await asyncio.sleep(max(0.0, start_s + n / self._rate - time.monotonic()))
+            due_s = time.monotonic()
+            for _ in range(max(1, round(duration_s * self._rate))):
+                await asyncio.sleep(max(0.0, due_s - time.monotonic()))
+                # As independent callers come: at even spaces their times would lock into those of
+                # whatever else repeats in the server.
+                due_s += self._chance.expovariate(self._rate)
                 group.create_task(self._ask(latencies))
         return latencies
 

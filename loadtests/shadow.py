@@ -48,13 +48,13 @@ WARM_UP_S: Final = 2.0
 READY_S: Final = 20.0
 ROUTE, LIVE, NEXT, SHADOW = "live", "mlp", "sleeper", "next"
 WIDTHS: Final = (256, 1024, 1024, 1024, 256)
-SHADOW_LATENCY_MS: Final = 5.0
-"""Of a batch of the shadow's."""
+SHADOW_LATENCY_MS: Final = 1_000.0
+"""Of a batch of the shadow's: idle all the time, so that most copies are dropped as too old."""
 MAX_BATCH_SIZE: Final = 8
 LOG_ENTRIES: Final = 100_000
 METHOD: Final = (
-    "open loop over HTTP binary, one row per request, fixed spacing; latency from sending to the "
-    "whole answer, at the caller; the shadow is added and removed through the admin API, and is "
+    "open loop over HTTP binary, one row per request, independent arrivals (exponential gaps); "
+    "latency from sending to the whole answer, at the caller; the shadow is added and removed through the admin API, and is "
     "ready before its window; metrics and the prediction log are on, live and shadow records go to "
     "Redis; caller, gateway and Redis share the cores"
 )
@@ -153,7 +153,7 @@ def summary(windows: Sequence[Window]) -> Summary:
     )
 
 
-def write_models(root: Path) -> None:
+def write_models(root: Path, shadow_latency_ms: float) -> None:
     """Write the live model, and the shadow's: a fake that sleeps."""
     models.write_mlp(root / LIVE / "1" / "model.onnx", WIDTHS, seed=1)
     models.write_config(root / LIVE, max_batch_size=MAX_BATCH_SIZE, is_batched=True, threads=1)
@@ -161,7 +161,7 @@ def write_models(root: Path) -> None:
         "inputs": [{"name": "x", **_TENSOR}],
         "outputs": [{"name": "y", **_TENSOR}],
         "max_batch_size": MAX_BATCH_SIZE,
-        "latency_ms": SHADOW_LATENCY_MS,
+        "latency_ms": shadow_latency_ms,
     }
     path = root / NEXT / "1" / "model.json"
     path.parent.mkdir(parents=True)
@@ -284,13 +284,16 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--windows", type=int, default=WINDOWS, help=f"even; {WINDOWS}")
     parser.add_argument("--seconds", type=float, default=WINDOW_S, help=f"each; {WINDOW_S:g}")
     parser.add_argument("--rate", type=float, default=RATE, help=f"requests/s; {RATE:g}")
+    parser.add_argument(
+        "--latency-ms", type=float, default=SHADOW_LATENCY_MS, help="of the shadow's engine"
+    )
     parser.add_argument("--output", type=Path, default=RESULTS, metavar="FILE")
     options = parser.parse_args(arguments)
     if options.windows < 2 or options.windows % 2 or options.seconds <= 0 or options.rate <= 0:
         parser.error("--windows is even, --seconds and --rate are positive")
     try:
         with sigterm_interrupts():
-            results = _run(options.windows, options.seconds, options.rate)
+            results = _run(options.windows, options.seconds, options.rate, options.latency_ms)
     except (DemoFailed, RedisStartError, NoAnswer, NotMeasured, LoopFailed, OSError) as exc:
         details = exc.details if isinstance(exc, DemoFailed) else ()
         print(f"\nshadow: {exc}", *details, sep="\n", file=sys.stderr)
@@ -304,7 +307,7 @@ def main(arguments: Sequence[str]) -> int:
     return 1 if results.failed_requests else 0
 
 
-def _run(windows: int, window_s: float, rate: float) -> Results:
+def _run(windows: int, window_s: float, rate: float, latency_ms: float) -> Results:
     binary = find_redis()
     if binary is None:
         raise NotMeasured(INSTALL_HINT)
@@ -313,7 +316,7 @@ def _run(windows: int, window_s: float, rate: float) -> Results:
     print(f"revision {setting.revision}, {rate:g} requests/s, {windows} windows of {window_s:g} s")
     with TemporaryDirectory(prefix="sluice-shadow-") as name:
         folder = Path(name)
-        write_models(folder / "models")
+        write_models(folder / "models", latency_ms)
         with (
             RedisServer(binary, folder / "redis", append_only=False) as redis,
             gateway_process.running(

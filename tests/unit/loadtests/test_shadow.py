@@ -65,7 +65,7 @@ def test_a_short_run_measures_a_shadow_that_works_and_one_that_is_gone(
 ) -> None:
     path = tmp_path / "results" / "shadow.json"
     arguments = ["--windows", "2", "--seconds", "0.5", "--rate", "100", "--output", str(path)]
-    code = shadow.main(arguments)
+    code = shadow.main([*arguments, "--latency-ms", "5"])
     printed = capsys.readouterr()
     assert code == 0, printed.err
     results = msgspec.json.decode(path.read_bytes(), type=Results)
