@@ -54,9 +54,9 @@ MAX_BATCH_SIZE: Final = 8
 LOG_ENTRIES: Final = 100_000
 METHOD: Final = (
     "open loop over HTTP binary, one row per request, independent arrivals (exponential gaps); "
-    "latency from sending to the whole answer, at the caller; the shadow is added and removed through the admin API, and is "
-    "ready before its window; metrics and the prediction log are on, live and shadow records go to "
-    "Redis; caller, gateway and Redis share the cores"
+    "latency from sending to the whole answer, at the caller; the shadow is added and removed "
+    "through the admin API, and is ready before its window; metrics and the prediction log are on, "
+    "live and shadow records go to Redis; caller, gateway and Redis share the cores"
 )
 _TENSOR: Final = {"datatype": "FP32", "shape": [-1, WIDTHS[0]]}
 
