@@ -12,13 +12,13 @@ from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Any, Final
 
-import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
 from gateway.errors import ConditionMissing, MalformedRequest, NotAuthenticated, StatusTable
 from gateway.http_api import body as bodies
 from gateway.http_api.body import error_answer
+from gateway.http_api.predict import json_answer
 from gateway.principals import Principal
 from gateway.route_control.in_force import Held
 from gateway.route_control.revision import Position, etag_of
@@ -38,14 +38,6 @@ MAX_DEPTH: Final = 32
 """Of tables and lists in each other; a route needs 6."""
 MAX_WAIT_S: Final = 60
 _TOO_DEEP: Final = f"the body is nested deeper than {MAX_DEPTH} levels"
-
-
-def json_answer(
-    content: Json, status: int = 200, headers: Mapping[str, str] | None = None
-) -> Response:
-    """Return a JSON answer."""
-    body = msgspec.json.encode(content)
-    return Response(body, status, headers=headers, media_type="application/json")
 
 
 async def read_body(request: Request) -> dict[str, Json]:

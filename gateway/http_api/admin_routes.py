@@ -16,7 +16,8 @@ from starlette.responses import Response, StreamingResponse
 
 from gateway.errors import MalformedRequest, NotAllowed, NotAuthenticated, Starting, UnknownName
 from gateway.http_api import admin_codec as codec
-from gateway.http_api.admin_codec import Json, json_answer
+from gateway.http_api.admin_codec import Json
+from gateway.http_api.predict import json_answer
 from gateway.principals import OPERATOR, VIEWER, Principal, Principals
 from gateway.route_control.events import Event
 from gateway.route_control.explain import Question, explain
@@ -300,8 +301,8 @@ class RouteEndpoints:
 
 
 async def _stream(plane: RoutePlane, route: str) -> AsyncIterator[bytes]:
-    yield _event(Event(kind="hello", route="", data={"routes": plane.questions.names()}))
-    async for event in plane.events.listen(route, HEARTBEAT_S):
+    hello = Event(kind="hello", route="", data={"routes": plane.questions.names()})
+    async for event in plane.events.listen(route, HEARTBEAT_S, hello=hello):
         yield b": alive\n\n" if event is None else _event(event)
 
 

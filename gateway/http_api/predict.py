@@ -7,7 +7,7 @@ serves no admin call: load and unload are refused unless the configuration allow
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 import msgspec
@@ -33,9 +33,12 @@ _Endpoint = Callable[[Request], Awaitable[Response]]
 _Json = Any  # Any: a JSON document being written
 
 
-def json_answer(content: _Json, status: int = 200) -> Response:
+def json_answer(
+    content: _Json, status: int = 200, headers: Mapping[str, str] | None = None
+) -> Response:
     """Return a JSON answer."""
-    return Response(msgspec.json.encode(content), status, media_type="application/json")
+    body = msgspec.json.encode(content)
+    return Response(body, status, headers=headers, media_type="application/json")
 
 
 class PredictEndpoints:

@@ -270,7 +270,8 @@ class RouteControl:
         changed = difference(before, after)
         is_changed = bool(changed) or before is None or before.slots != after.slots
         loads = () if after.is_deleted else self._targets.loads(after.route, before)
-        if is_changed and verb not in ("abort", "delete"):
+        is_checked = is_changed and verb not in ("abort", "delete")  # those need nothing loaded
+        if is_checked:
             self._targets.check_exists(after.route)
             if intent.is_dry_run:
                 self._targets.check_loaded_signatures(after.route)
@@ -278,7 +279,7 @@ class RouteControl:
             at = current.position if current else None
             previous = current.audit_digest if current else ""
             with self._targets.keeping(after.route):
-                if verb not in ("abort", "delete"):
+                if is_checked:
                     await self._prepare(after.route, before.route if before else None)
                 await self._set(Held.of(after), before, at, previous, intent)
             await self._emergencies.settle(name)

@@ -12,11 +12,9 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Final
 
-import redis.asyncio
 from redis import exceptions as redis_errors
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
 
+from gateway.route_control.redis_store import client_of
 from gateway.route_control.store import StoreDown
 from gateway.route_control.units import NewUnits, UnitCounter
 
@@ -42,14 +40,7 @@ class RedisUnitBoard:
 
     def __init__(self, url: str, *, timeout_s: float) -> None:
         """Raises ValueError for a URL that redis-py does not understand."""
-        self._client = redis.asyncio.Redis.from_url(
-            url,
-            decode_responses=False,
-            protocol=2,
-            retry=Retry(NoBackoff(), 0),
-            socket_connect_timeout=timeout_s,
-            socket_timeout=timeout_s,
-        )
+        self._client = client_of(url, timeout_s=timeout_s)
         self._timeout_s = timeout_s
         self._connections = asyncio.Semaphore(_CONNECTIONS)
 

@@ -331,10 +331,10 @@ class Sync:
 
     async def report(self) -> None:
         """Say what this replica serves, if that has changed or the last report is old."""
+        waiting = {name: pending.why for name, pending in self._pending.items()}
         routes = {
-            name: [*held.position, held.digest, self._pending[name].why if pending else ""]
+            name: [*held.position, held.digest, waiting.get(name, "")]
             for name, held in self._in_force.held.items()
-            for pending in (name in self._pending,)
         }
         report = json.dumps({"routes": routes}, separators=(",", ":")).encode()
         at_s, before = self._reported

@@ -13,6 +13,7 @@ from engines.errors import UnknownModel
 from engines.served import VersionState
 from gateway.demo.redis_server import RedisServer
 from gateway.errors import StoreUnavailable
+from gateway.http_api.admin_routes import _stream
 from gateway.route_control.file_store import StoreLocked
 from gateway.route_control.in_force import PROVISIONAL
 from gateway.route_control.last_known import LastKnownGood
@@ -145,6 +146,17 @@ def test_a_version_without_traffic_that_does_not_come_up_is_said_and_holds_up_no
         assert canary(plane) == 0
 
     run(tmp_path, scenario, 0, version="9")
+
+
+def test_a_change_right_after_the_hello_of_an_event_stream_is_not_missed(tmp_path: Path) -> None:
+    async def scenario(plane: RoutePlane) -> None:
+        stream = _stream(plane, NAME)
+        assert (await anext(stream)).startswith(b"event: hello\n")
+        await put(plane, 40)
+        async with asyncio.timeout(5):
+            assert (await anext(stream)).startswith(b"event: route\n")
+
+    run(tmp_path, scenario)
 
 
 def test_shadows_come_and_go_with_the_route(tmp_path: Path) -> None:
