@@ -19,8 +19,9 @@ import numpy as np
 from gateway.demo.digits import NAME, PIXELS
 from gateway.demo.screen import DemoFailed
 from gateway.pb import inference_pb2 as pb
-from router import revisions
+from router import document
 from router.policy import CompiledRoute
+from router.slot_map import SlotRange
 
 KEY_HEADER: Final = "x-user-id"
 """Where the demo's route reads its key."""
@@ -68,7 +69,10 @@ def route(address: Address) -> CompiledRoute | None:
         connection.close()
     if answer.status != http.client.OK:
         return None
-    return CompiledRoute.of(revisions.read(body, name=NAME), time.time_ns() // 1_000_000)
+    shown = json.loads(body)
+    made = document.read(shown, name=NAME, revision=shown["revision"])
+    slots = [SlotRange(*row) for row in shown["derived"]["slots"]]
+    return CompiledRoute.compile(made, slots, time.time_ns() // 1_000_000)
 
 
 def request_json(pixels: Sequence[int]) -> str:

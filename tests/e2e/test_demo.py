@@ -326,6 +326,8 @@ def test_a_redis_that_takes_no_records_is_noticed(
     folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(run, "RECORD_TIMEOUT_S", 0.5)
+    # No routes from an earlier run: this Redis cannot take the configured one either.
+    shutil.rmtree(folder / ".sluice", ignore_errors=True)
     with running_redis() as server:
         full = ["redis-cli", "-u", server.url, "config", "set", "maxmemory", "1"]
         if shutil.which(full[0]) is None:
