@@ -45,6 +45,40 @@ class _Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     """A table of the file: unknown keys are errors."""
 
 
+class TlsConfig(_Section, frozen=True):
+    """TLS on the predict listeners (HTTP and gRPC). Paths are relative to the configuration file."""
+
+    certificate: str
+    """PEM file of the certificate, with its chain."""
+    key: str
+    """PEM file of the certificate's key, without a passphrase."""
+    client_ca: str = ""
+    """PEM file of the authorities whose client certificates are demanded; empty: none are."""
+
+
+class LimitsConfig(_Section, frozen=True):
+    """What one client, and all of them together, may take of the predict listeners."""
+
+    connections: Positive = 16_384
+    """Open connections per predict listener; over it new ones are closed at once."""
+    streams_per_connection: Positive = 1_024
+    """Concurrent calls on one HTTP/2 connection."""
+    header_bytes: Annotated[int, Meta(ge=4_096)] = 32 << 10
+    """Largest header list of a request, decoded."""
+    connection_bytes: Annotated[int, Meta(ge=1_048_576)] = 256 << 20
+    """Bytes held for one connection: incomplete requests, and answers that it does not read."""
+    handshake_timeout_s: Annotated[float, Meta(gt=0)] = 10.0
+    """Longest wait for TLS and the first request's preface or head."""
+    idle_timeout_s: Annotated[float, Meta(ge=0)] = 900.0
+    """A gRPC connection without calls is closed after this; 0: never."""
+    keepalive_s: Annotated[float, Meta(ge=0)] = 120.0
+    """A gRPC connection that is silent for this long is sent a ping; 0: never."""
+    keepalive_timeout_s: Annotated[float, Meta(gt=0)] = 20.0
+    """Longest wait for the answer to that ping."""
+    slow_peer_timeout_s: Annotated[float, Meta(gt=0)] = 30.0
+    """Longest time without progress while a request arrives or an answer is being read."""
+
+
 class ServerConfig(_Section, frozen=True):
     """Addresses and limits of the listeners."""
 
@@ -64,6 +98,13 @@ class ServerConfig(_Section, frozen=True):
     """How long accepted requests may take to finish after SIGTERM."""
     grpc_compression: Literal["none", "gzip", "deflate"] = "none"
     """Compression of gRPC answers; compressed requests are always accepted."""
+    grpc_transport: Literal["sluice", "grpcio"] = "sluice"
+    """sluice: our own, the cheap one; grpcio: the reference, which gives the same answers."""
+    workers: Annotated[int, Meta(ge=1, le=256)] = 1
+    """1: one process; more: that many front processes, which feed one engine process."""
+    tls: TlsConfig | None = None
+    """Absent: the predict listeners speak plain text."""
+    limits: LimitsConfig = LimitsConfig()
     replica: Annotated[str, Meta(pattern=r"^(?!streams\Z)[A-Za-z0-9_.\-]*\Z", max_length=128)] = ""
     """Name of this process in stream keys and reports, unlike that of every other one on the same
     Redis; empty: host name and HTTP port."""

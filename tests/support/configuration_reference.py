@@ -16,6 +16,8 @@ ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "configuration.md"
 SECTIONS = {
     "ServerConfig": "[server]",
+    "TlsConfig": "[server.tls]",
+    "LimitsConfig": "[server.limits]",
     "ModelsConfig": "[models]",
     "RedisConfig": "[redis]",
     "PredictionLogConfig": "[prediction_log]",
@@ -58,7 +60,7 @@ def _section(node: ast.ClassDef, title: str) -> str:
     lines = [f"## `{title}`", "", ast.get_docstring(node) or "", ""]
     lines += ["| field | type | default | meaning |", "|---|---|---|---|"]
     for position, item in enumerate(node.body):
-        if not isinstance(item, ast.AnnAssign):
+        if not isinstance(item, ast.AnnAssign) or _names_section(item.annotation):
             continue
         following = node.body[position + 1] if position + 1 < len(node.body) else None
         cells = [
@@ -69,6 +71,11 @@ def _section(node: ast.ClassDef, title: str) -> str:
         ]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join([*lines, ""])
+
+
+def _names_section(annotation: ast.expr) -> bool:
+    """Whether a field is a table with a section of its own on the page."""
+    return ast.unparse(annotation).removesuffix(" | None") in SECTIONS
 
 
 def _meaning(node: ast.ClassDef, field: str) -> str:
