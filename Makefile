@@ -3,9 +3,10 @@
 PYTHON ?= python3
 BIN := .venv/bin
 TRITON := .venv-tritonclient
+PEERS := fastapi mlserver kserve litserve bentoml ray
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --constraint constraints.txt
 
-.PHONY: demo test check bench load traffic protos perf-analyzer triton-venv format clean
+.PHONY: demo test check bench bench-smoke bench-tools bench-peers load traffic protos perf-analyzer triton-venv format clean
 
 demo: .venv/demo-installed ## train, serve and query a digit classifier (ONCE=1: then stop)
 	@$(BIN)/sluice demo $(if $(ONCE),--once) $(if $(REDIS),--redis $(REDIS))
@@ -22,8 +23,20 @@ check: .venv/dev-installed ## lint, types, import contracts, generated code
 	$(MAKE) --no-print-directory protos
 	git diff --exit-code -- gateway/pb
 
-bench: .venv/dev-installed ## CPU per request and what batching buys; writes loadtests/results/bench.json
+bench: .venv/dev-installed bench-tools ## what requests cost, 20 minutes; writes loadtests/results/bench.json
 	$(BIN)/python -m loadtests.bench $(ARGS)
+
+bench-smoke: .venv/dev-installed ## CPU per request against the committed baseline; fails on +15 %
+	$(BIN)/python -m loadtests.smoke $(ARGS)
+
+bench-tools: .venv/dev-installed ## load generators that package managers of Python and node carry
+	@$(BIN)/python -m loadtests.bench.tools
+
+bench-peers: $(PEERS:%=.bench/%/installed) ## other projects' servers, each in a venv under .bench
+.bench/%/installed: loadtests/peers/%/requirements.txt
+	$(PYTHON) -m venv $(@D)
+	$(@D)/bin/python -m pip --disable-pip-version-check install -q -r $<
+	@touch $@
 
 load: .venv/dev-installed ## Locust, HTTP and gRPC users, one minute against the demo
 	$(BIN)/python -m loadtests.run $(ARGS)
@@ -66,4 +79,4 @@ $(TRITON)/installed: tests/triton/requirements.txt
 	@touch $@
 
 clean:
-	rm -rf .venv $(TRITON) .venv-perf .demo .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf .venv $(TRITON) .venv-perf .bench .demo .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -1,6 +1,7 @@
 """What an engine is: the contract between the batcher and a device runtime.
 
-An engine is synchronous and is called from one worker thread, that of its instance. It knows the
+An engine is synchronous and is called by its instance, one batch at a time, in the instance's
+worker thread or (a steady one, with a short batch) in the event loop's. It knows the
 tensors of one model version and nothing about queues, requests or protocols. `Engine` is the whole
 interface; a new runtime is one file beside ort.py and one line in the registry that app.py passes
 to the repository. `engines/fake.py` is a real member of the family, used by tests and load tests.
@@ -45,6 +46,9 @@ class ModelMetadata:
     """Execution providers in use, best first, where the runtime has such a notion."""
     artifact_sha256: str = ""
     """Digest of the model file."""
+    is_steady: bool = False
+    """A batch of so many rows always takes about the same time, whatever is in it, and waits for no
+    device: such an engine may be run on the event loop where its batches are short."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,6 +98,12 @@ class BatchPolicy:
     """Deadline of a request that brings none; 0: none."""
     allow_timeout_override: bool = True
     """Whether a request's own timeout may shorten the default one."""
+    is_plain: bool = field(init=False)
+    """Whether a request without parameters has no priority and no deadline but its caller's."""
+
+    def __post_init__(self) -> None:
+        plain = not self.priority_levels and not self.default_timeout_us
+        object.__setattr__(self, "is_plain", plain)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -135,7 +145,7 @@ class VersionPolicy:
 
 
 class Engine(Protocol):
-    """One loaded copy of a version on one device. Not thread safe: one thread calls it."""
+    """One loaded copy of a version on one device. Not thread safe: one call at a time."""
 
     @property
     def metadata(self) -> ModelMetadata:

@@ -30,8 +30,10 @@ for the lanes, which Triton has not.
 from __future__ import annotations
 
 from bisect import bisect_left, insort
+from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from operator import attrgetter
 from typing import Final
 
 from engines.base import BatchPolicy
@@ -42,22 +44,61 @@ ORDERING_HORIZON_NS: Final = 1_000_000_000
 _US: Final = 1_000
 
 _OrderKey = tuple[int, int, int]
+_order_key: Final = attrgetter("order_key")
+_COMPACT_ABOVE: Final = 64
 
 
 class QueuedRequest:
-    """One request between admission and its answer. Identity matters, so it is no value."""
+    """One request between admission and its answer. Identity matters, so it is no value.
+
+    Whoever submits it subclasses it, so that a request is one object from its arrival to its
+    answer: `on_done` is what it does with the outcome.
+    """
 
     __slots__ = (
         "deadline_ns",
         "enqueued_ns",
+        "has_left",
         "inputs",
         "is_done",
-        "on_done",
         "order_key",
         "priority",
         "rows",
         "shape_key",
     )
+
+    def __init__(
+        self,
+        inputs: tuple[Tensor, ...],
+        rows: int,
+        shape_key: ShapeKey,
+        enqueued_ns: int,
+        deadline_ns: int | None = None,
+        priority: int = 0,
+    ) -> None:
+        self.inputs = inputs
+        """In the model's order."""
+        self.rows = rows
+        self.shape_key = shape_key
+        self.enqueued_ns = enqueued_ns
+        self.deadline_ns = deadline_ns
+        self.priority = priority
+        self.is_done = False
+        """Answered, expired or cancelled; set by the batcher before it calls on_done."""
+        self.has_left = False
+        """Taken out of a queue that still holds others; set by the queue."""
+        self.order_key: _OrderKey = (0, 0, 0)
+        """Set by the queue."""
+
+    def on_done(self, outcome: object) -> None:
+        """Take the outcome, an Executed or an exception; called once, on the event loop."""
+        raise NotImplementedError
+
+
+class CallbackRequest(QueuedRequest):
+    """A request whose outcome goes to a function."""
+
+    __slots__ = ("_callback",)
 
     def __init__(  # noqa: PLR0913 - one argument per field
         self,
@@ -70,22 +111,15 @@ class QueuedRequest:
         priority: int = 0,
         on_done: Callable[[object], None],
     ) -> None:
-        self.inputs = inputs
-        """In the model's order."""
-        self.rows = rows
-        self.shape_key = shape_key
-        self.enqueued_ns = enqueued_ns
-        self.deadline_ns = deadline_ns
-        self.priority = priority
-        self.on_done = on_done
-        """Called once, on the event loop, with an Executed or an exception."""
-        self.is_done = False
-        """Answered, expired or cancelled; set by the batcher before it calls on_done."""
-        self.order_key: _OrderKey = (0, 0, 0)
-        """Set by the queue."""
+        super().__init__(inputs, rows, shape_key, enqueued_ns, deadline_ns, priority)
+        self._callback = on_done
+
+    def on_done(self, outcome: object) -> None:
+        """Call the function."""
+        self._callback(outcome)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class Batch:
     """Requests that run together, in the order in which their rows are laid."""
 
@@ -108,16 +142,45 @@ class QueueStatistics:
     batches_by_reason: dict[str, int]
 
 
-@dataclass(slots=True)
 class _Lane:
-    """The requests of one shape: `ordered` by order key, `arrivals` by sequence number."""
+    """The requests of one shape: `ordered` by order key, `arrivals` in the order they came.
 
-    ordered: list[tuple[_OrderKey, QueuedRequest]] = field(default_factory=list)
-    arrivals: dict[int, int] = field(default_factory=dict)
-    rows: int = 0
+    `arrivals` may also hold requests that have left: they are dropped when they come to its front,
+    or when they outnumber the ones that are here.
+    """
+
+    __slots__ = ("arrivals", "ordered", "rows")
+
+    def __init__(self) -> None:
+        self.ordered: list[QueuedRequest] = []
+        self.arrivals: deque[QueuedRequest] = deque()
+        self.rows = 0
 
     def oldest_ns(self) -> int:
-        return next(iter(self.arrivals.values()))
+        arrivals = self.arrivals
+        while arrivals[0].has_left:
+            arrivals.popleft()
+        return arrivals[0].enqueued_ns
+
+    def add(self, request: QueuedRequest) -> None:
+        ordered = self.ordered
+        if not ordered or ordered[-1].order_key < request.order_key:
+            ordered.append(request)  # ordinary traffic: behind all others
+        else:
+            insort(ordered, request, key=_order_key)
+        self.arrivals.append(request)
+        self.rows += request.rows
+
+    def cut(self, start: int, end: int) -> list[QueuedRequest]:
+        """Take some out, where others stay."""
+        taken = self.ordered[start:end]
+        del self.ordered[start:end]
+        for request in taken:
+            self.rows -= request.rows
+            request.has_left = True
+        if len(self.arrivals) > 2 * len(self.ordered) + _COMPACT_ABOVE:
+            self.arrivals = deque(r for r in self.arrivals if not r.has_left)
+        return taken
 
 
 class QueueIsFull(Exception):
@@ -171,16 +234,15 @@ class BatchQueue:
             self._refused += 1
             raise QueueIsFull(policy.max_queue_requests, "requests")
         self._sequence += 1
-        horizon_ns = request.enqueued_ns + ORDERING_HORIZON_NS
+        order_ns = request.enqueued_ns + ORDERING_HORIZON_NS
         deadline_ns = request.deadline_ns
-        order_ns = horizon_ns if deadline_ns is None else min(deadline_ns, horizon_ns)
+        if deadline_ns is not None and deadline_ns < order_ns:
+            order_ns = deadline_ns
         request.order_key = (request.priority, order_ns, self._sequence)
         lane = self._lanes.get(request.shape_key)
         if lane is None:
             lane = self._lanes[request.shape_key] = _Lane()
-        insort(lane.ordered, (request.order_key, request))
-        lane.arrivals[self._sequence] = request.enqueued_ns
-        lane.rows += request.rows
+        lane.add(request)
         self._rows += request.rows
         self._requests += 1
 
@@ -189,8 +251,8 @@ class BatchQueue:
         lane = self._lanes.get(request.shape_key)
         if lane is None:
             return False
-        position = bisect_left(lane.ordered, request.order_key, key=lambda entry: entry[0])
-        if position == len(lane.ordered) or lane.ordered[position][1] is not request:
+        position = bisect_left(lane.ordered, request.order_key, key=_order_key)
+        if position == len(lane.ordered) or lane.ordered[position] is not request:
             return False
         self._cut(request.shape_key, lane, position, position + 1)
         return True
@@ -201,15 +263,16 @@ class BatchQueue:
         for shape_key, lane in self._lanes.items():
             due = self._due(lane, now_ns)
             if due is not None:
-                head = lane.ordered[0][0]
+                head = lane.ordered[0].order_key
                 if best is None or head < best[0]:
                     best = (head, shape_key, lane, *due)
         if best is None:
             return None
         _, shape_key, lane, count, reason = best
-        requests = tuple(self._cut(shape_key, lane, 0, count))
+        before_rows = self._rows
+        requests = self._cut(shape_key, lane, 0, count)
         self._reasons[reason] = self._reasons.get(reason, 0) + 1
-        return Batch(requests=requests, rows=sum(r.rows for r in requests), reason=reason)
+        return Batch(tuple(requests), before_rows - self._rows, reason)
 
     def next_due_ns(self) -> int | None:
         """When `take` will next return a batch if nothing else arrives; None: empty.
@@ -239,12 +302,16 @@ class BatchQueue:
         policy = self._policy
         if not policy.dynamic:
             return 1, "single"
+        if not self._delay_ns and not self._preferred and lane.rows <= policy.max_batch_size:
+            # Ordinary traffic: all of it goes now, and nobody need be looked at.
+            is_full = lane.rows == policy.max_batch_size
+            return len(lane.ordered), "full" if is_full else "delay"
         waited = now_ns - lane.oldest_ns() >= self._delay_ns
         may_be_full = lane.rows >= policy.max_batch_size
         if not (waited or may_be_full or self.is_draining or self._preferred):
             return None
         rows = count = preferred_count = 0
-        for _, request in lane.ordered:
+        for request in lane.ordered:
             if rows + request.rows > policy.max_batch_size:
                 return count, "full"
             rows += request.rows
@@ -260,15 +327,12 @@ class BatchQueue:
         return (count, "drain") if self.is_draining else None
 
     def _cut(self, key: ShapeKey, lane: _Lane, start: int, end: int) -> list[QueuedRequest]:
-        taken = [request for _, request in lane.ordered[start:end]]
-        del lane.ordered[start:end]
-        rows = 0
-        for request in taken:
-            rows += request.rows
-            del lane.arrivals[request.order_key[2]]
-        lane.rows -= rows
-        self._rows -= rows
-        self._requests -= len(taken)
-        if not lane.ordered:
+        self._requests -= end - start
+        if end - start == len(lane.ordered):
             del self._lanes[key]
+            self._rows -= lane.rows
+            return lane.ordered
+        before_rows = lane.rows
+        taken = lane.cut(start, end)
+        self._rows -= before_rows - lane.rows
         return taken

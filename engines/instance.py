@@ -1,8 +1,14 @@
 """One loaded copy of a version and its worker thread: one hop per batch, results by callback.
 
-Knows how to lay requests into a batch, run the engine and cut the answer; knows no queue and no
-deadline. The thread lives as long as the instance. Cancellation: a running batch runs to its end
-and its answer is dropped by the batcher.
+Knows how to run a batch and how long batches take; knows no queue and no deadline. The thread lives
+as long as the instance. Cancellation: a running batch runs to its end and its answer is dropped by
+the batcher. Read next: layout.py (how requests are laid into a batch and the answer is cut).
+
+Short batches. Handing a batch to a thread and its result back costs some 40 us, more than a small
+model takes. So an instance learns what batches of about so many rows take (a moving average per
+power of two), and those under `SHORT_NS` may be run by the caller itself, on the event loop, with
+`run`. Only engines that say of themselves that they are steady are trusted with that: one that can
+wait for a device, or whose time depends on what it is given, keeps to its thread.
 """
 
 from __future__ import annotations
@@ -15,18 +21,21 @@ from dataclasses import dataclass
 from queue import SimpleQueue
 from typing import Final
 
-from engines.base import Engine, ModelMetadata
+from engines.base import Engine
 from engines.batch_queue import Batch, QueuedRequest
 from engines.errors import EngineError, InstanceFailed
-from engines.tensors import Array, Tensor, from_array, join_rows, split_rows
+from engines.layout import Layout
+from engines.tensors import Tensor
 
 logger = logging.getLogger(__name__)
 
 LOG_EVERY_NS: Final = 1_000_000_000
 """Least time between two logged failures of one instance."""
+SHORT_NS: Final = 250_000
+"""A batch that takes less than this is cheaper to run where it is than to hand to a thread."""
 
 
-@dataclass(slots=True, kw_only=True)
+@dataclass(slots=True)
 class BatchResult:
     """What a batch came to: one outcome per request, and where its time went."""
 
@@ -46,7 +55,11 @@ class Instance:
     """An engine and the thread that calls it.
 
     `start` hands a batch over and returns at once; `on_result` is called in the worker thread.
-    At most one batch is under way: the batcher starts the next one after the result.
+    `run` runs a batch in the caller's thread. At most one batch is under way, whichever way: the
+    batcher starts the next one after the result.
+
+    Args:
+        may_run_inline: whether batches may be run by the caller; False: only in the thread.
     """
 
     def __init__(
@@ -57,10 +70,15 @@ class Instance:
         version: str,
         engine: Engine,
         log_every_ns: int = LOG_EVERY_NS,
+        may_run_inline: bool = False,
     ) -> None:
         self.name = name
         self._log_every_ns = log_every_ns
         self.engine = engine
+        self._may_run_inline = may_run_inline and engine.metadata.is_steady
+        self._layout = Layout(engine.metadata)
+        self._cost_ns: dict[int, int] = {}
+        """By the number of bits of a batch's rows: a moving average of its time."""
         self._model = model
         self._version = version
         self._next_log_ns = 0
@@ -75,6 +93,23 @@ class Instance:
         """Hand a batch to the worker thread."""
         self._batches.put((batch, on_result))
 
+    def is_short(self, rows: int) -> bool:
+        """Whether a batch of so many rows may and should be run by the caller."""
+        if not self._may_run_inline:
+            return False
+        return self._cost_ns.get(rows.bit_length(), SHORT_NS) < SHORT_NS
+
+    def run(self, batch: Batch) -> BatchResult:
+        """Run a batch in the caller's thread."""
+        return self._execute(batch)
+
+    def _learn(self, rows: int, spent_ns: int) -> None:
+        """Take a batch's time into the average; a longer one counts at once, a shorter slowly."""
+        bits = rows.bit_length()
+        known_ns = self._cost_ns.get(bits, spent_ns)
+        weight = 2 if spent_ns > known_ns else 8
+        self._cost_ns[bits] = known_ns + (spent_ns - known_ns) // weight
+
     def close(self) -> None:
         """Finish the batch under way, close the engine in its thread, end the thread. Blocks."""
         self._batches.put(None)
@@ -83,37 +118,34 @@ class Instance:
     def _work(self) -> None:
         while (job := self._batches.get()) is not None:
             batch, on_result = job
-            on_result(self._execute(batch.requests))
+            on_result(self._execute(batch))
             del job, batch, on_result  # hold no request while waiting for the next
         self.engine.close()
 
-    def _execute(self, requests: Sequence[QueuedRequest]) -> BatchResult:
+    def _execute(self, batch: Batch) -> BatchResult:
         """Run the batch; if it fails and holds several requests, run each alone.
 
         A value that only one of them carries (an index out of range, text that is no UTF-8) must
         not fail its neighbours.
         """
+        requests = batch.requests
         started_ns = time.monotonic_ns()
         try:
-            return self._run(requests, started_ns)
+            result = self._run(requests, batch.rows, started_ns)
         except Exception as exc:  # the engine's own exceptions are foreign: translated here
             if len(requests) == 1:
                 outcomes: list[tuple[Tensor, ...] | EngineError] = [self._as_error(exc)]
             else:
                 outcomes = [self._run_alone(request) for request in requests]
             spent_ns = time.monotonic_ns() - started_ns
-            return BatchResult(
-                outcomes=outcomes,
-                started_ns=started_ns,
-                input_ns=0,
-                infer_ns=spent_ns,
-                output_ns=0,
-                isolated=len(requests) > 1,
-            )
+            result = BatchResult(outcomes, started_ns, 0, spent_ns, 0, len(requests) > 1)
+        if self._may_run_inline:
+            self._learn(batch.rows, result.input_ns + result.infer_ns + result.output_ns)
+        return result
 
     def _run_alone(self, request: QueuedRequest) -> tuple[Tensor, ...] | EngineError:
         try:
-            outcome = self._run([request], time.monotonic_ns()).outcomes[0]
+            outcome = self._run([request], request.rows, time.monotonic_ns()).outcomes[0]
         except Exception as exc:  # see _execute
             return self._as_error(exc)
         return outcome
@@ -136,38 +168,13 @@ class Instance:
         self._next_log_ns = now_ns + self._log_every_ns
         self._unlogged = 0
 
-    def _run(self, requests: Sequence[QueuedRequest], started_ns: int) -> BatchResult:
-        metadata = self.engine.metadata
-        batch = {
-            spec.name: join_rows([request.inputs[position] for request in requests])
-            for position, spec in enumerate(metadata.inputs)
-        }
+    def _run(self, requests: Sequence[QueuedRequest], rows: int, started_ns: int) -> BatchResult:
+        arrays = self._layout.lay(requests, rows)
         laid_ns = time.monotonic_ns()
-        outputs = self.engine.infer(batch)
+        outputs = self.engine.infer(arrays)
         inferred_ns = time.monotonic_ns()
-        outcomes = _cut(metadata, outputs, requests)
+        outcomes = self._layout.cut(outputs, requests, rows)
+        cut_ns = time.monotonic_ns() - inferred_ns
         return BatchResult(
-            outcomes=outcomes,
-            started_ns=started_ns,
-            input_ns=laid_ns - started_ns,
-            infer_ns=inferred_ns - laid_ns,
-            output_ns=time.monotonic_ns() - inferred_ns,
+            outcomes, started_ns, laid_ns - started_ns, inferred_ns - laid_ns, cut_ns
         )
-
-
-def _cut(
-    metadata: ModelMetadata, outputs: dict[str, Array], requests: Sequence[QueuedRequest]
-) -> list[tuple[Tensor, ...]]:
-    if metadata.max_batch_size == 0 or len(requests) == 1:
-        return [tuple(from_array(s.name, s.datatype, outputs[s.name]) for s in metadata.outputs)]
-    rows = [request.rows for request in requests]
-    total = sum(rows)
-    columns = []
-    for spec in metadata.outputs:
-        array = outputs[spec.name]
-        if array.shape[:1] != (total,):
-            raise ValueError(
-                f"output {spec.name!r} has shape {array.shape} for a batch of {total} rows"
-            )
-        columns.append(split_rows(spec.name, spec.datatype, array, rows))
-    return list(zip(*columns, strict=True))

@@ -122,6 +122,7 @@ def make_batcher(
             model=spec.name,
             version=version,
             engine=engine,
+            may_run_inline=not label,  # a shadow's copy must never hold the event loop
         )
         for number, engine in enumerate(engines)
     ]

@@ -141,6 +141,7 @@ class OrtEngine:
             device=_device(config, session.get_providers()[0]),
             providers=tuple(session.get_providers()),
             artifact_sha256=sha256,
+            is_steady=_is_steady(session, inputs, has_batch_axis=has_batch_axis),
         )
 
     @property
@@ -188,6 +189,15 @@ class OrtEngine:
     def close(self) -> None:
         """Drop the session and its memory."""
         self._session = None
+
+
+def _is_steady(
+    session: ort.InferenceSession, inputs: Sequence[TensorSpec], *, has_batch_axis: bool
+) -> bool:
+    """Whether a batch's time follows from its rows: the CPU alone, and no dimension that varies."""
+    first = 1 if has_batch_axis else 0
+    is_fixed = all(-1 not in spec.shape[first:] and spec.datatype != BYTES for spec in inputs)
+    return is_fixed and session.get_providers() == [_PROVIDERS["cpu"]]
 
 
 def _device(config: EngineConfig, provider: str) -> str:

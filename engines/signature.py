@@ -8,12 +8,15 @@ take over the requests of the other.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Final
 
 from engines.base import ModelMetadata, TensorSpec
 from engines.errors import InvalidInput
-from engines.tensors import Tensor, check_data
+from engines.tensors import BYTES, Tensor, check_data
 
 ShapeKey = tuple[tuple[int, ...], ...]
+_MAX_KINDS: Final = 256
+"""Kinds of requests remembered; over it all are forgotten."""
 
 
 class Signature:
@@ -23,7 +26,16 @@ class Signature:
     `shape_key` tells which requests may share a batch.
     """
 
-    __slots__ = ("_batched", "_max_rows", "_model", "_outputs", "_specs", "_varies")
+    __slots__ = (
+        "_admitted",
+        "_batched",
+        "_max_rows",
+        "_model",
+        "_only",
+        "_outputs",
+        "_specs",
+        "_varies",
+    )
 
     def __init__(self, model: str, metadata: ModelMetadata) -> None:
         self._model = model
@@ -33,6 +45,35 @@ class Signature:
         self._batched = metadata.max_batch_size > 0
         first = 1 if self._batched else 0
         self._varies = any(-1 in spec.shape[first:] for spec in metadata.inputs)
+        self._only = metadata.inputs[0].name if len(metadata.inputs) == 1 else ""
+        if metadata.inputs and metadata.inputs[0].datatype == BYTES:
+            self._only = ""
+        self._admitted: dict[tuple[str, str, tuple[int, ...], int], tuple[int, ShapeKey]] = {}
+
+    def admit(self, inputs: tuple[Tensor, ...]) -> tuple[tuple[Tensor, ...], int, ShapeKey]:
+        """Return the inputs in the model's order, their rows, and their shape key.
+
+        Requests of a kind that was checked before are known by name, datatype, shape and size of
+        their only input, and not checked again: of elements of a fixed size there is nothing more
+        to check.
+
+        Raises:
+            InvalidInput: as `order`.
+        """
+        if self._only and len(inputs) == 1:
+            tensor = inputs[0]
+            kind = (tensor[0], tensor[1], tensor[2], len(tensor[3]))
+            known = self._admitted.get(kind)
+            if known is not None:
+                return inputs, known[0], known[1]
+            ordered, rows = self.order(inputs)
+            if len(self._admitted) >= _MAX_KINDS:
+                self._admitted.clear()
+            shape_key = self.shape_key(ordered)
+            self._admitted[kind] = rows, shape_key
+            return ordered, rows, shape_key
+        ordered, rows = self.order(inputs)
+        return ordered, rows, self.shape_key(ordered)
 
     def order(self, inputs: Sequence[Tensor]) -> tuple[tuple[Tensor, ...], int]:
         """Return the inputs in the model's order, and their rows (1 without a batch axis).

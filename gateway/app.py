@@ -41,11 +41,11 @@ from gateway.catalog import Catalog, RepositoryControl
 from gateway.config import Config
 from gateway.directory import Directory
 from gateway.errors import StatusTable
-from gateway.grpc_api.server import GrpcServer
+from gateway.front_door import FrontDoor
 from gateway.grpc_api.service import InferenceService
 from gateway.http_api import admin, metrics_page, predict
 from gateway.http_api.admin_routes import Access, RouteEndpoints
-from gateway.http_api.infer import InferEndpoint
+from gateway.http_api.fast.exchange import Service
 from gateway.http_api.listener import HttpListener
 from gateway.lifecycle import Lifecycle
 from gateway.metrics import MetricsCollector
@@ -87,7 +87,10 @@ def usable_cores() -> int:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ports:
-    """The ports that were bound; they differ from the configured ones where those are 0."""
+    """The ports that were bound; they differ from the configured ones where those are 0.
+
+    0 here: front processes have the listener.
+    """
 
     http: int
     grpc: int
@@ -102,9 +105,13 @@ class App:
         config: checked.
         root: the model repository's folder.
         base: the configuration file's folder.
+        has_front_door: whether the predict listeners are here; False: front processes have them,
+            and ask what they need of `pipeline`, `service` and `predict`.
     """
 
-    def __init__(self, config: Config, root: Path, base: Path) -> None:
+    def __init__(
+        self, config: Config, root: Path, base: Path, *, has_front_door: bool = True
+    ) -> None:
         self.config = config
         self.lifecycle = Lifecycle()
         self.statuses = StatusTable(config.server.overload_codes)
@@ -122,7 +129,8 @@ class App:
         port = configuration.address(config.server.http, path="$.server.http")[1] or os.getpid()
         self.replica = config.server.replica or f"{socket.gethostname()}-{port}"
         self.log = self._make_log()
-        draw = random.SystemRandom().random
+        # Draws need spread, not secrecy; the system's own randomness costs a call into the kernel.
+        draw = random.Random(random.SystemRandom().getrandbits(128)).random
         directory = Directory(
             routes=self.routes, repository=self.repository, principals=self.principals, draw=draw
         )
@@ -156,6 +164,8 @@ class App:
         self._poll: asyncio.Task[None] | None = None
         self._root = root
         self._overrides_ignored = directory.overrides_ignored
+        self._make_services()
+        self._front_door = self._make_front_door(base) if has_front_door else None
         self._make_listeners()
 
     def _make_log(self) -> PredictionLog | NoPredictionLog:
@@ -170,22 +180,39 @@ class App:
             return NoPredictionLog()
         return PredictionLog(settings, url=redis.url, replica=self.replica)
 
-    def _make_listeners(self) -> None:
-        server = self.config.server
+    def _make_services(self) -> None:
+        """Make what answers on the predict listeners, wherever those are."""
         allowed = self.config.models.control == "explicit"
         control = RepositoryControl(self.catalog, is_allowed=allowed)
-        infer = InferEndpoint(
+        self.service = InferenceService(
+            pipeline=self.pipeline, catalog=self.catalog, control=control, statuses=self.statuses
+        )
+        endpoints = predict.PredictEndpoints(
+            catalog=self.catalog, control=control, limit_bytes=self.config.server.max_body_bytes
+        )
+        self.predict = predict.make_app(endpoints=endpoints, statuses=self.statuses)
+
+    def _make_front_door(self, base: Path) -> FrontDoor:
+        server = self.config.server
+        http = Service(
             pipeline=self.pipeline,
             catalog=self.catalog,
             statuses=self.statuses,
             limit_bytes=server.max_body_bytes,
         )
-        endpoints = predict.PredictEndpoints(
-            catalog=self.catalog, control=control, limit_bytes=server.max_body_bytes
+        return FrontDoor(
+            server,
+            base,
+            http=http,
+            app=self.predict,
+            service=self.service,
+            statuses=self.statuses,
         )
+
+    def _make_listeners(self) -> None:
+        server = self.config.server
         access = Access(self.principals, is_required=self.config.control.auth == "token")
         apps = {
-            "http": predict.make_app(endpoints=endpoints, infer=infer, statuses=self.statuses),
             "metrics": metrics_page.make_app(self._make_registry()),
             "admin": admin.make_app(
                 admin.AdminEndpoints(catalog=self.catalog, access=access),
@@ -201,23 +228,10 @@ class App:
             )
             for name, app in apps.items()
         }
-        host, port = configuration.address(server.grpc, path="$.server.grpc")
-        self._grpc = GrpcServer(
-            service=InferenceService(
-                pipeline=self.pipeline,
-                catalog=self.catalog,
-                control=control,
-                statuses=self.statuses,
-            ),
-            statuses=self.statuses,
-            host=host,
-            port=port,
-            limit_bytes=server.max_body_bytes,
-            compression=server.grpc_compression,
-        )
+        door = self._front_door
         self.ports = Ports(
-            http=self._http["http"].port,
-            grpc=self._grpc.port,
+            http=door.http_port if door else 0,
+            grpc=door.grpc_port if door else 0,
             metrics=self._http["metrics"].port,
             admin=self._http["admin"].port,
         )
@@ -241,7 +255,8 @@ class App:
         self.log.start()
         for listener in self._http.values():
             await listener.start()
-        await self._grpc.start()
+        if self._front_door is not None:
+            await self._front_door.start()
         await self.plane.open(configuration.routes(self.config))
         poll_s = self.config.models.poll_s
         found = await asyncio.to_thread(fingerprint, self._root) if poll_s else {}
@@ -259,7 +274,10 @@ class App:
         if self.lifecycle.is_draining:
             return
         self.lifecycle.serve()
-        await self._grpc.set_ready(is_ready=True)
+        if self._front_door is None:
+            logger.info("engine ready", extra={"routes": sorted(self.routes.snapshot)})
+            return
+        await self._front_door.set_ready(is_ready=True)
         ports = {name: getattr(self.ports, name) for name in self.ports.__slots__}
         logger.info("serving", extra={"routes": sorted(self.routes.snapshot), **ports})
 
@@ -268,7 +286,8 @@ class App:
         self.lifecycle.drain()
         logger.info("draining")
         limit_s = time.monotonic() + self.config.server.drain_timeout_s
-        await self._grpc.set_ready(is_ready=False)
+        if self._front_door is not None:
+            await self._front_door.set_ready(is_ready=False)
         if self._poll is not None:
             self._poll.cancel()
         await self.plane.close_shadows()
@@ -280,7 +299,8 @@ class App:
             logger.error("drain timeout passed", extra={"requests": requests})
             self.pipeline.abandon()
         closing_s = max(CLOSE_S, _until(limit_s))
-        await asyncio.gather(self._grpc.stop(closing_s), self._http["http"].stop(closing_s))
+        if self._front_door is not None:
+            await self._front_door.stop(closing_s)
         try:
             async with asyncio.timeout(CLOSE_S):
                 await self.repository.close()
@@ -288,7 +308,7 @@ class App:
             logger.error("an engine has not ended")
         await self.log.close(FLUSH_S)
         await self.plane.close()
-        await asyncio.gather(*(self._http[name].stop(CLOSE_S) for name in ("metrics", "admin")))
+        await asyncio.gather(*(listener.stop(CLOSE_S) for listener in self._http.values()))
         logger.info("stopped")
 
 

@@ -46,7 +46,7 @@ class _Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
 
 
 class TlsConfig(_Section, frozen=True):
-    """TLS on the predict listeners (HTTP and gRPC). Paths are relative to the configuration file."""
+    """TLS on the predict listeners. Paths are relative to the configuration file."""
 
     certificate: str
     """PEM file of the certificate, with its chain."""

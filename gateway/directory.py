@@ -13,44 +13,80 @@ Knows the route table and the repository; knows no protocol. The rules, in order
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from typing import Final
 
 from engines.errors import InvalidInput, UnknownModel, VersionNotReady
 from engines.repository import Repository
-from engines.served import ServedVersion
+from engines.served import ServedVersion, VersionState
 from gateway.errors import UnknownName
 from gateway.principals import Principal, Principals
-from gateway.request import InferRequest, ParameterValue
+from gateway.request import InferRequest, ParameterValue, Serving
 from router.policy import CompiledRoute, KeyRequired
 from router.routes import Route, Variant
 from router.rules import NOBODY, Facts
 from router.table import RouteTable
 
+READY: Final = VersionState.READY
 REASON_VERSION = "version"
 REASON_MODEL = "model"
 REASON_FALLBACK = "fallback"
 
 
-class Target(NamedTuple):
-    """The version that is to serve a request, and how it was chosen."""
+class Target:
+    """The version that is to serve a request, and how it was chosen.
 
-    served: ServedVersion
-    route: str
-    """Empty where no route was involved."""
-    variant: str
-    """The variant that serves."""
-    revision: int
-    reason: str
-    propensity: float
-    """Probability of the assignment; 1 where nothing was drawn."""
-    assigned: str = ""
-    """The variant that the split chose; another one serves where it cannot."""
-    split: CompiledRoute | None = None
-    """The snapshot that chose; None where nothing was split."""
-    key: bytes | None = None
-    """The request's sticky key."""
-    assigned_by: str = ""
-    """Why the split chose `assigned`: as `reason`, also where the fallback serves."""
+    One object stands for all requests of which the same is true, for as long as it is: whoever
+    keeps something per choice keeps it per target. Compared by identity.
+    """
+
+    __slots__ = (
+        "assigned",
+        "assigned_by",
+        "is_watched",
+        "propensity",
+        "reason",
+        "revision",
+        "route",
+        "served",
+        "serving",
+        "split",
+        "variant",
+    )
+
+    def __init__(  # noqa: PLR0913 - one argument per field
+        self,
+        served: ServedVersion,
+        route: str,
+        variant: str,
+        revision: int,
+        reason: str,
+        propensity: float = 1.0,
+        assigned: str = "",
+        split: CompiledRoute | None = None,
+        assigned_by: str = "",
+    ) -> None:
+        self.served = served
+        self.route = route
+        """Empty where no route was involved."""
+        self.variant = variant
+        """The variant that serves."""
+        self.revision = revision
+        self.reason = reason
+        self.propensity = propensity
+        """Probability of the assignment; 1 where nothing was drawn."""
+        self.assigned = assigned
+        """The variant that the split chose; another one serves where it cannot."""
+        self.split = split
+        """The snapshot that chose; None where nothing was split."""
+        self.assigned_by = assigned_by
+        """Why the split chose `assigned`: as `reason`, also where the fallback serves."""
+        self.is_watched = split is not None and split.is_watched
+        self.serving = Serving(variant, assigned if assigned != variant else "", revision, reason)
+        """What the caller is told of it."""
+
+
+_MAX_TARGETS: Final = 4096
+"""Targets kept for requests to come; over it all are forgotten and made again."""
 
 
 class Directory:
@@ -68,6 +104,7 @@ class Directory:
         self.repository = repository
         self._principals = principals
         self._draw = draw
+        self._targets: dict[tuple[str, str, str], Target] = {}
         self.overrides_ignored: dict[str, int] = {}
         """By route: requests that asked for a variant without being a tester's."""
 
@@ -76,7 +113,11 @@ class Directory:
         return name in self.routes.snapshot or self.repository.has_model(name)
 
     def choose(self, request: InferRequest) -> Target:
-        """Return the version to serve a request.
+        """Return the version to serve a request; raises as `resolve`."""
+        return self.resolve(request)[0]
+
+    def resolve(self, request: InferRequest) -> tuple[Target, bytes | None]:
+        """Return the version to serve a request, and the request's sticky key.
 
         Raises:
             UnknownName: nothing answers to the name or version.
@@ -85,10 +126,10 @@ class Directory:
         """
         compiled = self.routes.snapshot.get(request.name)
         if compiled is None or request.version:
-            return self._pinned(request.name, request.version, compiled)
+            return self._pinned(request.name, request.version, compiled), None
         route = compiled.route
         who = self._principals.identify(request.header) if compiled.asks_who else None
-        key = read_key(route, request, who)
+        key = read_key(route, request, who) if route.key else None
         facts = facts_of(request, who) if compiled.has_rules else NOBODY
         try:
             decision = compiled.decide(key, self._draw, facts)
@@ -97,23 +138,53 @@ class Directory:
         if decision.override_ignored:
             ignored = self.overrides_ignored
             ignored[route.name] = ignored.get(route.name, 0) + 1
-        assigned = decision.variant
+        assigned, reason = decision.variant, decision.reason
+        target = self._targets.get((route.name, assigned.name, reason))
+        if (
+            target is not None
+            and target.split is compiled
+            and target.reason == reason  # not a fallback's, which is looked up anew
+            and target.served.state is READY
+        ):
+            # A copy that is replaced is retired in the same step: a ready one is the one in force.
+            return target, key
+        return self._split_target(compiled, assigned, reason, decision.propensity), key
+
+    def _split_target(
+        self, compiled: CompiledRoute, assigned: Variant, reason: str, propensity: float
+    ) -> Target:
+        """Return the target of a decision that no kept one stands for."""
+        route = compiled.route
         served = self._ready(assigned)
-        variant, reason = assigned.name, decision.reason
+        variant, why = assigned.name, reason
         if served is None:
-            served, variant, reason = self._fall_back(route, assigned, reason)
-        return Target(
+            served, variant, why = self._fall_back(route, assigned, reason)
+        kept = self._targets.get((route.name, assigned.name, reason))
+        if (
+            kept is not None
+            and kept.split is compiled
+            and kept.served is served
+            and kept.variant == variant
+        ):
+            return kept
+        target = Target(
             served,
             route.name,
             variant,
             route.revision,
-            reason,
-            decision.propensity,
+            why,
+            propensity,
             assigned.name,
             compiled,
-            key,
-            decision.reason,
+            reason,
         )
+        return self._keep((route.name, assigned.name, reason), target)
+
+    def _keep(self, key: tuple[str, str, str], target: Target) -> Target:
+        if len(self._targets) >= _MAX_TARGETS:
+            self._targets.clear()
+        self._targets[key] = target
+        return target
 
     def _ready(self, variant: Variant) -> ServedVersion | None:
         """Return a variant's version if it serves now."""
@@ -144,15 +215,28 @@ class Directory:
         return served, assigned.name, reason
 
     def _pinned(self, name: str, version: str, compiled: CompiledRoute | None) -> Target:
+        variant, route, revision, reason = "", "", 0, REASON_VERSION
         if compiled is not None:
             served, variant = self._version_of_route(compiled.route, version)
-            revision = compiled.route.revision
-            return Target(served, name, variant, revision, REASON_VERSION, 1.0, variant)
-        if version:
-            return Target(self._get(name, version), "", "", 0, REASON_VERSION, 1.0)
-        if not self.repository.has_model(name):
+            route, revision = name, compiled.route.revision
+        elif version:
+            served = self._get(name, version)
+        elif self.repository.has_model(name):
+            served, reason = self.repository.highest_ready(name), REASON_MODEL
+        else:
             raise nobody(name)
-        return Target(self.repository.highest_ready(name), "", "", 0, REASON_MODEL, 1.0)
+        key = (name, version, "")
+        target = self._targets.get(key)
+        if (
+            target is not None
+            and target.served is served
+            and target.route == route
+            and target.revision == revision
+            and target.variant == variant
+        ):
+            return target
+        target = Target(served, route, variant, revision, reason, assigned=variant)
+        return self._keep(key, target)
 
     def _version_of_route(self, route: Route, version: str) -> tuple[ServedVersion, str]:
         """Return what ``/versions/N`` means on a route, and the variant if exactly one names it."""

@@ -4,6 +4,17 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Sequence
+from functools import lru_cache
+
+import numpy as np
+import numpy.typing as npt
+
+Floats = npt.NDArray[np.float64]
+
+
+@lru_cache(maxsize=64)
+def _as_array(bounds: Sequence[float]) -> Floats:
+    return np.array(bounds, np.float64)
 
 
 class Histogram:
@@ -11,7 +22,7 @@ class Histogram:
 
     __slots__ = ("_bounds", "counts", "total")
 
-    def __init__(self, bounds: Sequence[float]) -> None:
+    def __init__(self, bounds: tuple[float, ...]) -> None:
         self._bounds = bounds
         self.counts = [0] * (len(bounds) + 1)
         self.total = 0.0
@@ -20,6 +31,13 @@ class Histogram:
         """Count one value."""
         self.counts[bisect_left(self._bounds, value)] += 1
         self.total += value
+
+    def observe_all(self, values: Floats) -> None:
+        """Count many values."""
+        places = np.searchsorted(_as_array(self._bounds), values)
+        for place, count in zip(*np.unique_counts(places), strict=True):
+            self.counts[place] += int(count)
+        self.total += float(values.sum())
 
     def cumulative(self) -> list[tuple[str, float]]:
         """Return (upper bound, values at or below it) as Prometheus wants them."""

@@ -7,7 +7,7 @@ configuration, never from a request.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Final
 
 from prometheus_client.core import (
@@ -20,9 +20,10 @@ from prometheus_client.registry import Collector
 
 from engines.batcher import BatcherStatistics, BatchReport, Executed
 from engines.served import ServedVersion, VersionState
+from gateway.books import Book
 from gateway.directory import Target
 from gateway.errors import Code
-from gateway.histogram import Histogram
+from gateway.histogram import Floats, Histogram
 from gateway.prediction_log.writer import LogStatistics
 
 # Seconds. From an in-process tiny model to a large image model on a CPU.
@@ -46,9 +47,9 @@ class _Cell:
         self.queue = Histogram(STAGE_BUCKETS)
         self.infer = Histogram(STAGE_BUCKETS)
 
-    def count(self, protocol: str, code: int) -> None:
+    def count(self, protocol: str, code: int, requests: int = 1) -> None:
         by_code = (protocol, code)
-        self.by_code[by_code] = self.by_code.get(by_code, 0) + 1
+        self.by_code[by_code] = self.by_code.get(by_code, 0) + requests
 
 
 _CellKey = tuple[str, str, str, str]
@@ -56,15 +57,36 @@ _NOWHERE: Final[_CellKey] = ("", "", "", "")
 """Of requests whose name or version was not resolved, and of those that could not be read."""
 
 
-class RequestMetrics:
-    """What the pipeline counts per request, and the repository per batch."""
+class RequestMetrics(Book):
+    """What the pipeline counts per request, and the repository per batch.
 
-    def __init__(self) -> None:
-        self.cells: dict[_CellKey, _Cell] = {}
+    Args:
+        settle: called before the cells are read: brings in what is noted elsewhere.
+    """
+
+    def __init__(self, settle: Callable[[], None] | None = None) -> None:
+        super().__init__(settle)
+        self._cells: dict[_CellKey, _Cell] = {}
         self.batch_rows: dict[tuple[str, str], Histogram] = {}
         self.batch_requests: dict[tuple[str, str], int] = {}
 
+    @property
+    def cells(self) -> Mapping[_CellKey, _Cell]:
+        """The counters of requests, to read."""
+        self._settle()
+        return self._cells
+
     def observe(
+        self, target: Target, protocol: str, total_s: Floats, queue_s: Floats, infer_s: Floats
+    ) -> None:
+        """Count requests answered with their outputs: their times, one each."""
+        cell = self._cell(_key(target))
+        cell.count(protocol, 0, len(total_s))
+        cell.latency.observe_all(total_s)
+        cell.queue.observe_all(queue_s)
+        cell.infer.observe_all(infer_s)
+
+    def observe_failure(
         self,
         target: Target | None,
         protocol: str,
@@ -72,27 +94,22 @@ class RequestMetrics:
         total_ns: int,
         executed: Executed | None,
     ) -> None:
-        """Count one answered request; `code` is its gRPC status on either protocol."""
-        if target is None:
-            key = _NOWHERE
-        else:
-            served = target.served
-            key = (target.route, target.variant, served.model, served.version)
-        cell = self.cells.get(key) or self._cell(key)
+        """Count a request answered with an error; `code` is its gRPC status on either protocol."""
+        cell = self._cell(_NOWHERE if target is None else _key(target))
         cell.count(protocol, code)
         cell.latency.observe(total_ns / 1e9)
         if executed is not None:
             cell.queue.observe(executed.queue_ns / 1e9)
-            cell.infer.observe(executed.infer_ns / 1e9)
+            cell.infer.observe(executed.execution.infer_ns / 1e9)
 
     def count_refused(self, protocol: str, code: int) -> None:
         """Count a request that never became one: broken JSON, a body over the limit."""
         self._cell(_NOWHERE).count(protocol, code)
 
     def _cell(self, key: _CellKey) -> _Cell:
-        cell = self.cells.get(key)
+        cell = self._cells.get(key)
         if cell is None:
-            cell = self.cells[key] = _Cell()
+            cell = self._cells[key] = _Cell()
         return cell
 
     def observe_batch(self, served: ServedVersion, report: BatchReport) -> None:
@@ -103,6 +120,11 @@ class RequestMetrics:
             histogram = self.batch_rows[key] = Histogram(ROWS_BUCKETS)
         histogram.observe(report.rows)
         self.batch_requests[key] = self.batch_requests.get(key, 0) + report.requests
+
+
+def _key(target: Target) -> _CellKey:
+    served = target.served
+    return target.route, target.variant, served.model, served.version
 
 
 class MetricsCollector(Collector):

@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
-from typing import Protocol
+from typing import Final, Protocol
 
 from engines.batch_queue import QueuedRequest
 from engines.batcher import Batcher, Executed
@@ -24,9 +24,10 @@ from gateway.accounts import Accounts
 from gateway.directory import Directory, Target
 from gateway.errors import Draining, Starting, StatusTable
 from gateway.lifecycle import Lifecycle
-from gateway.prediction_log.record import PredictionRecord
+from gateway.prediction_log.record import Origin, PredictionRecord
 from gateway.prediction_log.writer import RecordSink
 from gateway.request import (
+    NOBODY,
     InferRequest,
     InferResponse,
     ParameterValue,
@@ -44,46 +45,53 @@ class Watch(Protocol):
 
 Reply = Callable[[InferResponse | Exception, ServedBy], None]
 
-_US = 1_000
-_MAX_INT64 = (1 << 63) - 1
+_US: Final = 1_000
+_OK: Final = 200
+_MAX_INT64: Final = (1 << 63) - 1
+_MAX_ORIGINS: Final = 1024
 
 
-class Call:
-    """One request under way. Made by `Pipeline.submit`; the caller may only cancel it."""
+class Call(QueuedRequest):
+    """One request under way, from its arrival to its answer; one object for pipeline and batcher.
 
-    __slots__ = (
-        "_pipeline",
-        "batcher",
-        "inputs",
-        "queued",
-        "reply",
-        "request",
-        "rid",
-        "started_ns",
-        "target",
-        "ts_us",
-    )
+    Made by `Pipeline.submit`; the caller may only cancel it.
+    """
+
+    __slots__ = ("_pipeline", "batcher", "key", "reply", "request", "rid", "target", "ts_us")
 
     def __init__(self, pipeline: Pipeline, request: InferRequest, reply: Reply) -> None:
+        # Written out, without the parent's: this is done once per request.
         self._pipeline = pipeline
         self.request = request
         self.reply = reply
-        self.rid = ids.new_id()
-        self.started_ns = time.monotonic_ns()
-        self.ts_us = time.time_ns() // _US
+        self.ts_us = ts_us = time.time_ns() // _US
+        self.rid = ids.new_id(ts_us // 1_000)
         self.target: Target | None = None
+        self.key: bytes | None = None
+        """The sticky key by which the route decided."""
         self.batcher: Batcher | None = None
-        self.queued: QueuedRequest | None = None
-        self.inputs: tuple[Tensor, ...] = request.inputs
+        self.inputs = request.inputs
+        self.rows = 0
+        self.shape_key = ()
+        self.enqueued_ns = time.monotonic_ns()
+        self.deadline_ns = None
+        self.priority = 0
+        self.is_done = False
+        self.has_left = False
+        self.order_key = (0, 0, 0)
 
     def cancel(self) -> None:
         """Give the request up. The reply still comes, with Cancelled, unless it came already."""
-        if self.batcher is not None and self.queued is not None:
-            self.batcher.cancel(self.queued)
+        if self.batcher is not None:
+            self.batcher.cancel(self)
 
-    def done(self, outcome: object) -> None:
+    def on_done(self, outcome: object) -> None:
         """Take the batcher's outcome."""
         self._pipeline.finish(self, outcome)
+
+
+def _answered(outcome: InferResponse | Exception, served_by: ServedBy) -> None:
+    """Stand where the reply was: a call that is answered refers to its caller no longer."""
 
 
 class Pipeline:
@@ -106,6 +114,7 @@ class Pipeline:
         self._statuses = statuses
         self._watch = watch
         self._calls: set[Call] = set()
+        self._origins: dict[Target, Origin] = {}
         self._idle = asyncio.Event()
         self._is_abandoning = False
 
@@ -147,24 +156,21 @@ class Pipeline:
         if not self._lifecycle.is_ready:
             raise Draining if self._lifecycle.is_draining else Starting
         request = call.request
-        call.target = target = self._directory.choose(request)
+        target, call.key = self._directory.resolve(request)
+        call.target = target
         batcher = target.served.batcher
         signature = batcher.signature
-        call.inputs, rows = signature.order(request.inputs)
+        call.inputs, call.rows, call.shape_key = signature.admit(request.inputs)
         if request.outputs:
             signature.check_outputs(request.outputs)
-        call.queued = queued = QueuedRequest(
-            inputs=call.inputs,
-            rows=rows,
-            shape_key=signature.shape_key(call.inputs),
-            enqueued_ns=call.started_ns,
-            deadline_ns=deadline_ns(request, batcher, call.started_ns),
-            priority=priority(request, batcher),
-            on_done=call.done,
-        )
+        if request.parameters or not batcher.policy.is_plain:
+            call.deadline_ns = deadline_ns(request, batcher, call.enqueued_ns)
+            call.priority = priority(request, batcher)
+        else:
+            call.deadline_ns = request.deadline_ns
         call.batcher = batcher
-        batcher.submit(queued)
-        if target.split is not None and target.split.is_watched:
+        batcher.submit(call)
+        if target.is_watched:
             self._watch.admitted(call, target)
 
     def finish(self, call: Call, outcome: object) -> None:
@@ -172,104 +178,108 @@ class Pipeline:
         self._calls.discard(call)
         if not self._calls:
             self._idle.set()
-        if self._is_abandoning and isinstance(outcome, Cancelled):
-            outcome = Draining()
-        total_ns = time.monotonic_ns() - call.started_ns
-        served_by = _served_by(call)
-        answer = _answer(call, outcome)
-        executed = outcome if isinstance(outcome, Executed) else None
-        error = answer if isinstance(answer, Exception) else None
-        self._accounts.answered(
-            call.target,
-            executed,
-            protocol=call.request.protocol,
-            code=int(self._statuses.of(error).grpc) if error else 0,
-            rows=call.queued.rows if call.queued else 0,
-            total_ns=total_ns,
-            now_ms=call.ts_us // 1_000,
-        )
-        if not isinstance(answer, Cancelled):
-            self._record(call, answer, executed, total_ns)
-        # The queued request refers to the call by its callback: without this, tensors would live
-        # on until the next run of the garbage collector.
-        call.queued = None
-        call.reply(answer, served_by)
-
-    def _record(
-        self,
-        call: Call,
-        answer: InferResponse | Exception,
-        executed: Executed | None,
-        total_ns: int,
-    ) -> None:
-        """Offer the prediction record of an answered request whose name is known here."""
-        request, target = call.request, call.target
-        if target is None and not self._directory.knows(request.name):
+        target = call.target
+        if target is None or outcome.__class__ is not Executed:
+            error = outcome if isinstance(outcome, Exception) else RuntimeError(repr(outcome))
+            self._fail(call, error, None)
             return
-        error = answer if isinstance(answer, Exception) else None
-        metadata = call.batcher.metadata if call.batcher else None
-        record = PredictionRecord(
-            rid=call.rid,
-            cid=correlation_id(request),
-            ts_us=call.ts_us,
-            name=request.name,
-            model=target.served.model if target else "",
-            version=target.served.version if target else request.version,
-            artefact=call.batcher.artefact if call.batcher else b"",
-            revision=target.revision if target else 0,
-            variant=target.assigned if target else "",
-            served=target.variant if target and executed else "",
-            propensity=target.propensity if target else 1.0,
-            reason=target.reason if target else "",
-            status=self._statuses.of(error).http if error else 200,
-            error=type(error).__name__ if error else "",
-            queue_us=executed.queue_ns // _US if executed else 0,
-            batch_us=(executed.input_ns + executed.output_ns) // _US if executed else 0,
-            infer_us=executed.infer_ns // _US if executed else 0,
-            total_us=total_ns // _US,
-            batch_rows=executed.batch_rows if executed else 0,
-            device=metadata.device if metadata else "",
-            inputs=call.inputs,
-            outputs=executed.outputs if executed else (),
+        total_ns = time.monotonic_ns() - call.enqueued_ns
+        request, served = call.request, target.served
+        outputs = outcome.outputs
+        if request.outputs:
+            outputs = _select(outputs, request.outputs)
+        answer = InferResponse(served.model, served.version, request.id, outputs)
+        if request.write is not None:
+            try:
+                request.write(answer)
+            except Exception as exc:  # adapter edge: what the form cannot carry, or a bug
+                self._fail(call, exc, outcome)
+                return
+        self._accounts.answered(
+            target, outcome, request.protocol, call.rows, total_ns, call.ts_us // 1_000
         )
-        self._log.offer(record)
+        if self._log.is_on:
+            self._log.offer(
+                PredictionRecord(
+                    self._origin(target, call),
+                    call.rid,
+                    call.ts_us,
+                    _OK,
+                    total_ns // _US,
+                    request.id or correlation_id(request),
+                    "",
+                    outcome.queue_ns // _US,
+                    outcome.execution,
+                    call.inputs,
+                    outcome.outputs,
+                )
+            )
+        reply, call.reply = call.reply, _answered
+        reply(answer, ServedBy(call.rid, target.serving))
+
+    def _fail(self, call: Call, error: Exception, executed: Executed | None) -> None:
+        """Answer, count and log a request that gets an error."""
+        call.is_done = True  # also where no batcher said so: there is nothing left to cancel
+        if self._is_abandoning and isinstance(error, Cancelled):
+            error = Draining()
+        total_ns = time.monotonic_ns() - call.enqueued_ns
+        status, request = self._statuses.of(error), call.request
+        self._accounts.failed(
+            call.target, executed, request.protocol, int(status.grpc), total_ns, call.ts_us // 1_000
+        )
+        target = call.target
+        is_ours = target is not None or self._directory.knows(request.name)
+        if self._log.is_on and is_ours and not isinstance(error, Cancelled):
+            origin = (
+                Origin(name=request.name, version=request.version, propensity=1.0)
+                if target is None
+                else _origin(target, request.name, call.batcher, is_executed=executed is not None)
+            )
+            record = PredictionRecord(
+                origin,
+                call.rid,
+                call.ts_us,
+                status.http,
+                total_ns // _US,
+                correlation_id(request),
+                type(error).__name__,
+                executed.queue_ns // _US if executed else 0,
+                executed.execution if executed else None,
+                call.inputs,
+                executed.outputs if executed else (),
+            )
+            self._log.offer(record)
+        reply, call.reply = call.reply, _answered
+        reply(error, ServedBy(call.rid, target.serving if target else NOBODY))
+
+    def _origin(self, target: Target, call: Call) -> Origin:
+        """Return what the records of a target's answers have in common, made once."""
+        origin = self._origins.get(target)
+        if origin is None or origin.name != call.request.name:
+            if len(self._origins) >= _MAX_ORIGINS:
+                self._origins.clear()
+            origin = _origin(target, call.request.name, call.batcher, is_executed=True)
+            self._origins[target] = origin
+        return origin
 
 
-def _answer(call: Call, outcome: object) -> InferResponse | Exception:
-    """Return what the caller gets: the response, already written in its form, or an error."""
-    if not isinstance(outcome, Executed) or call.target is None:
-        return outcome if isinstance(outcome, Exception) else RuntimeError(repr(outcome))
-    response = InferResponse(
-        model=call.target.served.model,
-        version=call.target.served.version,
-        id=call.request.id,
-        outputs=_select(outcome.outputs, call.request.outputs),
-    )
-    if call.request.write is not None:
-        try:
-            call.request.write(response)
-        except Exception as exc:  # adapter edge: what the form cannot carry, or a bug
-            return exc
-    return response
-
-
-def _served_by(call: Call) -> ServedBy:
-    target, request_id = call.target, ids.as_text(call.rid)
-    if target is None:
-        return ServedBy(request_id=request_id)
-    return ServedBy(
-        request_id=request_id,
-        variant=target.variant,
-        assigned=target.assigned if target.assigned != target.variant else "",
+def _origin(target: Target, name: str, batcher: Batcher | None, *, is_executed: bool) -> Origin:
+    return Origin(
+        name=name,
+        model=target.served.model,
+        version=target.served.version,
+        artefact=batcher.artefact if batcher else b"",
         revision=target.revision,
+        variant=target.assigned,
+        served=target.variant if is_executed else "",
+        propensity=target.propensity,
         reason=target.reason,
+        device=batcher.metadata.device if batcher else "",
     )
 
 
 def _select(outputs: tuple[Tensor, ...], names: tuple[str, ...]) -> tuple[Tensor, ...]:
-    """Return the outputs asked for, in the order asked for; all of them if none is named."""
-    if not names:
-        return outputs
+    """Return the outputs asked for, in the order asked for."""
     by_name = {tensor.name: tensor for tensor in outputs}
     return tuple(by_name[name] for name in names)
 
@@ -281,8 +291,6 @@ def deadline_ns(request: InferRequest, batcher: Batcher, now_ns: int) -> int | N
         InvalidInput: `timeout` is no number of microseconds.
     """
     policy = batcher.policy
-    if not request.parameters and not policy.default_timeout_us:
-        return request.deadline_ns
     timeout_us = _whole(request.parameters.get("timeout", 0), "timeout", "microseconds")
     if policy.default_timeout_us:
         may_shorten = policy.allow_timeout_override and timeout_us
@@ -302,8 +310,6 @@ def priority(request: InferRequest, batcher: Batcher) -> int:
         InvalidInput: `priority` is no number, or beyond the model's levels.
     """
     levels = batcher.policy.priority_levels
-    if not levels and not request.parameters:
-        return 0
     asked = _whole(request.parameters.get("priority", 0), "priority", "levels")
     if not levels:
         return 0

@@ -7,11 +7,12 @@ pipeline on the event loop; kept for the newest revisions of each route.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Final
 
+from gateway.books import Book
 from gateway.directory import REASON_FALLBACK, Target
-from gateway.histogram import Histogram
+from gateway.histogram import Floats, Histogram
 from router.policy import RULE_PREFIX
 
 KEPT_REVISIONS: Final = 50
@@ -45,30 +46,50 @@ class VariantCounts:
         self.forced += other.forced
 
 
-class RouteStatistics:
-    """Counts by route, revision and assigned variant."""
+class RouteStatistics(Book):
+    """Counts by route, revision and assigned variant.
 
-    def __init__(self) -> None:
+    Args:
+        settle: called before counts are read: brings in what is noted elsewhere.
+    """
+
+    def __init__(self, settle: Callable[[], None] | None = None) -> None:
+        super().__init__(settle)
         self._routes: dict[str, dict[int, dict[str, VariantCounts]]] = {}
         self._forgotten: dict[str, dict[str, VariantCounts]] = {}
         """Sums of the revisions that are no longer kept, so that totals only grow."""
 
-    def observe(self, target: Target, total_ns: int, *, is_error: bool) -> None:
-        """Count one answered request of a route's split."""
-        try:
-            counts = self._routes[target.route][target.revision][target.assigned]
-        except KeyError:
-            counts = self._new(target)
+    def observe(self, target: Target, total_s: Floats) -> None:
+        """Count answered requests of a route's split: their times, one each."""
+        counts = self._counts(target)
+        if target.assigned_by.startswith(RULE_PREFIX):
+            counts.forced += len(total_s)
+            return
+        counts.requests += len(total_s)
+        if target.reason == REASON_FALLBACK:
+            counts.fallback += len(total_s)
+        counts.latency.observe_all(total_s)
+
+    def observe_failure(self, target: Target, total_ns: int) -> None:
+        """Count a request of a route's split that was answered with an error."""
+        counts = self._counts(target)
         if target.assigned_by.startswith(RULE_PREFIX):
             counts.forced += 1
             return
         counts.requests += 1
-        counts.errors += is_error
+        counts.errors += 1
         counts.fallback += target.reason == REASON_FALLBACK
         counts.latency.observe(total_ns / 1e9)
 
+    def _counts(self, target: Target) -> VariantCounts:
+        try:
+            return self._routes[target.route][target.revision][target.assigned]
+        except KeyError:
+            return self._new(target)
+
     def of(self, route: str) -> Iterator[tuple[int, str, VariantCounts]]:
         """Yield revision, variant and counts, the newest revision first."""
+        self._settle()
         revisions = self._routes.get(route, {})
         for revision in sorted(revisions, reverse=True):
             for variant in sorted(revisions[revision]):
@@ -89,6 +110,7 @@ class RouteStatistics:
 
     def totals(self, route: str) -> dict[str, VariantCounts]:
         """Return the sums over all revisions by variant, without latencies."""
+        self._settle()
         sums: dict[str, VariantCounts] = {}
         revisions = [*self._routes.get(route, {}).values(), self._forgotten.get(route, {})]
         for variants in revisions:

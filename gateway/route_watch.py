@@ -37,8 +37,8 @@ class RouteWatch:
             if split is None:
                 return
             route = split.route
-            if route.kind == EXPERIMENT and target.key and target.assigned_by == REASON_SLOT:
-                self._units.see(route.name, split.epoch, route.salt, target.assigned, target.key)
+            if route.kind == EXPERIMENT and call.key and target.assigned_by == REASON_SLOT:
+                self._units.see(route.name, split.epoch, route.salt, target.assigned, call.key)
             if route.shadows:
                 self._mirror(call, target, split)
         except Exception:  # the live request is queued: nothing here may reach its caller
@@ -47,7 +47,7 @@ class RouteWatch:
                 logger.exception("a request could not be mirrored")
 
     def _mirror(self, call: Call, target: Target, split: CompiledRoute) -> None:
-        mirrors = split.mirrors(target.assigned, target.key, self._draw)
+        mirrors = split.mirrors(target.assigned, call.key, self._draw)
         if not mirrors:
             return
         mirrored = Mirrored(

@@ -6,9 +6,11 @@ differences. A route has a row of its own, as if it were a model.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from engines.batcher import Executed
+from engines.batcher import Execution
+from gateway.books import Book
 
 
 @dataclass(slots=True)
@@ -18,9 +20,9 @@ class Duration:
     count: int = 0
     ns: int = 0
 
-    def add(self, ns: int) -> None:
-        """Count one passage."""
-        self.count += 1
+    def add(self, ns: int, count: int = 1) -> None:
+        """Count passages that took so long in all."""
+        self.count += count
         self.ns += ns
 
 
@@ -33,7 +35,22 @@ class BatchSizeStatistics:
     compute_output: Duration = field(default_factory=Duration)
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Successes:
+    """Answered requests of one row, to be counted together."""
+
+    requests: int
+    rows: int
+    last_ms: int
+    """Unix time of the last one's arrival."""
+    total_ns: int
+    """This and the next: sums."""
+    queue_ns: int
+    executions: Mapping[Execution, int]
+    """The batches that they were in, and how many of them were in each."""
+
+
+@dataclass(slots=True, eq=False)
 class InferenceStatistics:
     """The row of one name and version; every number only grows.
 
@@ -56,65 +73,59 @@ class InferenceStatistics:
     compute_output: Duration = field(default_factory=Duration)
     batches: dict[int, BatchSizeStatistics] = field(default_factory=dict)
     """By rows."""
-    _last_batch: dict[str, int] = field(default_factory=dict)
 
-    def add_success(
-        self, executed: Executed, *, rows: int, total_ns: int, now_ms: int, source: str
-    ) -> None:
-        """Count an answered request.
+    def add(self, successes: Successes) -> None:
+        """Count answered requests; a batch counts once per row, whoever was in it."""
+        self.inference_count += successes.rows
+        self.last_inference_ms = max(self.last_inference_ms, successes.last_ms)
+        requests = successes.requests
+        self.success.add(successes.total_ns, requests)
+        self.queue.add(successes.queue_ns, requests)
+        input_ns = infer_ns = output_ns = 0
+        for execution, count in successes.executions.items():
+            input_ns += execution.input_ns * count
+            infer_ns += execution.infer_ns * count
+            output_ns += execution.output_ns * count
+            if self not in execution.counted_by:
+                execution.counted_by = (*execution.counted_by, self)
+                self._add_batch(execution)
+        self.compute_input.add(input_ns, requests)
+        self.compute_infer.add(infer_ns, requests)
+        self.compute_output.add(output_ns, requests)
 
-        Args:
-            executed: its times.
-            rows: its own rows.
-            total_ns: from arrival to answer.
-            now_ms: Unix time.
-            source: the version that ran it: batches are counted once per version and number.
-        """
-        self.inference_count += rows
-        self.last_inference_ms = now_ms
-        # Written out: ten calls per request would cost more than all else here.
-        stage = self.success
-        stage.count += 1
-        stage.ns += total_ns
-        stage = self.queue
-        stage.count += 1
-        stage.ns += executed.queue_ns
-        stage = self.compute_input
-        stage.count += 1
-        stage.ns += executed.input_ns
-        stage = self.compute_infer
-        stage.count += 1
-        stage.ns += executed.infer_ns
-        stage = self.compute_output
-        stage.count += 1
-        stage.ns += executed.output_ns
-        if self._last_batch.get(source, 0) != executed.batch_number:
-            self._last_batch[source] = executed.batch_number
-            self._add_batch(executed)
-
-    def _add_batch(self, executed: Executed) -> None:
+    def _add_batch(self, execution: Execution) -> None:
         self.execution_count += 1
-        batch = self.batches.get(executed.batch_rows)
+        batch = self.batches.get(execution.rows)
         if batch is None:
-            batch = self.batches[executed.batch_rows] = BatchSizeStatistics()
-        batch.compute_input.add(executed.input_ns)
-        batch.compute_infer.add(executed.infer_ns)
-        batch.compute_output.add(executed.output_ns)
+            batch = self.batches[execution.rows] = BatchSizeStatistics()
+        batch.compute_input.add(execution.input_ns)
+        batch.compute_infer.add(execution.infer_ns)
+        batch.compute_output.add(execution.output_ns)
 
-    def add_failure(self, *, total_ns: int, now_ms: int) -> None:
+    def add_failure(self, total_ns: int, now_ms: int) -> None:
         """Count a request that was answered with an error."""
         self.fail.add(total_ns)
-        self.last_inference_ms = now_ms
+        self.last_inference_ms = max(self.last_inference_ms, now_ms)
 
 
-class StatisticsBook:
-    """The rows by (name, version); a route's row has the version ''."""
+class StatisticsBook(Book):
+    """The rows by (name, version); a route's row has the version ''.
 
-    def __init__(self) -> None:
+    Args:
+        settle: called before a row is read: brings in what is noted elsewhere.
+    """
+
+    def __init__(self, settle: Callable[[], None] | None = None) -> None:
+        super().__init__(settle)
         self._rows: dict[tuple[str, str], InferenceStatistics] = {}
 
     def row(self, name: str, version: str) -> InferenceStatistics:
-        """Return a row, made on first use."""
+        """Return a row to read, made on first use."""
+        self._settle()
+        return self.open(name, version)
+
+    def open(self, name: str, version: str) -> InferenceStatistics:
+        """Return a row to add to, made on first use."""
         found = self._rows.get((name, version))
         if found is None:
             found = self._rows[name, version] = InferenceStatistics()

@@ -122,10 +122,12 @@ def as_binary(tensors: Sequence[Tensor]) -> tuple[bytes, int]:
     return b"".join([head, *(tensor.data for tensor in tensors)]), len(head)
 
 
-def as_grpc(name: str, tensors: Sequence[Tensor]) -> bytes:
+def as_grpc(name: str, tensors: Sequence[Tensor], *, version: str = "") -> bytes:
     """Return a serialized ModelInferRequest with raw contents."""
     message = pb.ModelInferRequest(
-        model_name=name, raw_input_contents=[bytes(tensor.data) for tensor in tensors]
+        model_name=name,
+        model_version=version,
+        raw_input_contents=[bytes(tensor.data) for tensor in tensors],
     )
     for tensor in tensors:
         message.inputs.add(name=tensor.name, datatype=tensor.datatype, shape=tensor.shape)

@@ -76,6 +76,7 @@ class Measured:
     concurrency: int
     per_second: float
     average_us: int
+    p50_us: int
     p99_us: int
     requests: int
     """Successful ones, as the server counted them."""
@@ -221,6 +222,7 @@ _REPORT: Final = re.compile(
     r"Request concurrency: (?P<concurrency>\d+)\n"
     r".*?Throughput: (?P<per_second>[\d.]+) infer/sec\n"
     r".*?Avg latency: (?P<average_us>\d+) usec"
+    r".*?p50 latency: (?P<p50_us>\d+) usec"
     r".*?p99 latency: (?P<p99_us>\d+) usec"
     r".*?Server: *\n"
     r".*?Successful request count: (?P<requests>\d+)\n"

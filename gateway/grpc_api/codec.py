@@ -7,7 +7,7 @@ clients of the field decode nothing else (protocol note, 4.3).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -17,6 +17,7 @@ from engines.errors import InvalidInput
 from engines.tensors import (
     BYTES,
     DATATYPES,
+    Raw,
     Tensor,
     check_element_count,
     check_shape,
@@ -30,6 +31,7 @@ from gateway.request import (
     InferRequest,
     InferResponse,
     ParameterValue,
+    ServedBy,
     check_no_shared_memory,
     check_output_parameters,
 )
@@ -52,7 +54,7 @@ _CONTENTS: Final[Mapping[str, tuple[str, str]]] = {
 }
 
 
-def parse(data: bytes, message: Any) -> None:
+def parse(data: Raw, message: Any) -> None:
     """Parse wire bytes into a message. Any: every generated class.
 
     Raises:
@@ -65,7 +67,7 @@ def parse(data: bytes, message: Any) -> None:
         raise MalformedRequest(f"the request is no {name} message") from None
 
 
-def decode(data: bytes) -> InferRequest:
+def decode(data: Raw) -> InferRequest:
     """Decode a ModelInferRequest.
 
     Raises:
@@ -150,10 +152,32 @@ def _typed(tensor: pb.ModelInferRequest.InferInputTensor, shape: tuple[int, ...]
 
 def encode(response: InferResponse) -> pb.ModelInferResponse:
     """Return the answer as a message, every output raw."""
-    message = pb.ModelInferResponse(
-        model_name=response.model, model_version=response.version, id=response.id
-    )
+    message = described(response)
+    message.id = response.id
+    message.raw_output_contents.extend([bytes(tensor.data) for tensor in response.outputs])
+    return message
+
+
+def described(response: InferResponse) -> pb.ModelInferResponse:
+    """Return an answer without its id and data: what is the same each time."""
+    message = pb.ModelInferResponse(model_name=response.model, model_version=response.version)
     for tensor in response.outputs:
         message.outputs.add(name=tensor.name, datatype=tensor.datatype, shape=tensor.shape)
-        message.raw_output_contents.append(bytes(tensor.data))
     return message
+
+
+def encode_stream(response: InferResponse, served_by: ServedBy) -> pb.ModelStreamInferResponse:
+    """Return the answer as a message of a stream."""
+    message = pb.ModelStreamInferResponse(infer_response=encode(response))
+    add_parameters(message.infer_response, served_by.headers())
+    return message
+
+
+def add_parameters(message: pb.ModelInferResponse, served_by: Sequence[tuple[str, str]]) -> None:
+    """Say in a stream's answer who served, for want of metadata, and that it is the last one.
+
+    Clients of streams read until an answer is marked as a request's last; here each one is.
+    """
+    for name, value in served_by:
+        message.parameters[name].string_param = value
+    message.parameters["triton_final_response"].bool_param = True

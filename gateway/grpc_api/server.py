@@ -22,9 +22,10 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from gateway.errors import Draining, StatusTable
-from gateway.grpc_api.service import SERVICE, InferenceService, InferReply, Metadata
-from gateway.request import HeaderLookup
+from gateway.grpc_api.service import SERVICE, InferenceService, InferReply
+from gateway.request import HeaderLookup, ServedBy
 from gateway.sockets import AddressInUse
+from gateway.tls import Pem
 
 logger = logging.getLogger(__name__)
 
@@ -36,6 +37,7 @@ SETTLE_S: Final = 0.05
 
 # Any: grpcio types its contexts by message; ours are bytes.
 _Context = Any
+_Metadata = list[tuple[str, str]]
 _CODES: Final = {status.value[0]: status for status in grpc.StatusCode}
 _COMPRESSION: Final = {
     "none": grpc.Compression.NoCompression,
@@ -53,12 +55,14 @@ class GrpcServer:
         host, port: address; port 0 picks a free one.
         limit_bytes: largest message, either way.
         compression: of answers: none, gzip or deflate.
+        shares_port: whether other processes may listen on the same port.
+        pem: key and certificates; None: plain text.
 
     Raises:
         AddressInUse: the address cannot be bound.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - what a listener is made of
         self,
         *,
         service: InferenceService,
@@ -67,6 +71,8 @@ class GrpcServer:
         port: int,
         limit_bytes: int,
         compression: str,
+        shares_port: bool = False,
+        pem: Pem | None = None,
     ) -> None:
         self._statuses = statuses
         self._service = service
@@ -76,7 +82,7 @@ class GrpcServer:
         options = [
             ("grpc.max_receive_message_length", limit_bytes),
             ("grpc.max_send_message_length", -1),
-            ("grpc.so_reuseport", 0),
+            ("grpc.so_reuseport", int(shares_port)),
         ]
         self._server = grpc.aio.server(options=options, compression=_COMPRESSION[compression])
         self._server.add_generic_rpc_handlers((_handlers(service, self),))
@@ -86,7 +92,7 @@ class GrpcServer:
         reflection.enable_server_reflection(names, self._server)
         where = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
         try:
-            self.port: int = self._server.add_insecure_port(where)
+            self.port: int = _open(self._server, where, pem)
         except RuntimeError:
             why = "address already in use or not available"
             raise AddressInUse(name="gRPC", host=host, port=port, why=why) from None
@@ -151,21 +157,22 @@ class GrpcServer:
     async def infer(self, data: bytes, context: _Context) -> bytes:
         """Answer ModelInfer. Cancellation: the client's reaches the queue."""
         self._enter(context)
-        answered: asyncio.Future[tuple[bytes | Exception, Metadata]]
+        answered: asyncio.Future[tuple[bytes | Exception, ServedBy | None]]
         answered = asyncio.get_running_loop().create_future()
 
-        def reply(outcome: bytes | Exception, metadata: Metadata) -> None:
+        def reply(outcome: bytes | Exception, served_by: ServedBy | None) -> None:
             if not answered.done():
-                answered.set_result((outcome, metadata))
+                answered.set_result((outcome, served_by))
 
         typed: InferReply = reply
-        call = self._service.infer(data, _headers(context), _deadline_ns(context), typed)
+        call = self._service.infer(data, _Headers(context).header, _deadline_ns(context), typed)
         try:
-            outcome, metadata = await answered
+            outcome, served_by = await answered
         except asyncio.CancelledError:
             if call is not None:
                 call.cancel()
             raise
+        metadata = served_by.headers() if served_by else []
         if isinstance(outcome, Exception):
             return self._refuse(context, outcome, metadata)
         context.set_trailing_metadata(tuple(metadata))
@@ -176,7 +183,7 @@ class GrpcServer:
     ) -> AsyncIterator[bytes]:
         """Answer ModelStreamInfer: answers in the order of the requests, many under way."""
         self._enter(context)
-        stream = _Stream(self._service, _headers(context), _deadline_ns(context))
+        stream = _Stream(self._service, _Headers(context).header, _deadline_ns(context))
         self._streams.add(stream)
         reader = asyncio.create_task(stream.read(requests))
         try:
@@ -190,7 +197,7 @@ class GrpcServer:
             stream.cancel()
             await asyncio.gather(reader, return_exceptions=True)
 
-    def _refuse(self, context: _Context, exc: Exception, metadata: Metadata) -> bytes:
+    def _refuse(self, context: _Context, exc: Exception, metadata: _Metadata) -> bytes:
         """Set the error's status, and return what the handler is to return: nothing is sent of it.
 
         Not by context.abort, whose exception would keep the request alive until the garbage
@@ -202,6 +209,20 @@ class GrpcServer:
         context.set_details(self._statuses.sentence(exc))
         context.set_trailing_metadata(tuple(metadata))
         return b""
+
+
+def _open(server: Any, where: str, pem: Pem | None) -> int:  # Any: grpcio's server
+    """Bind an address; RuntimeError if it cannot be."""
+    if pem is None:
+        port: int = server.add_insecure_port(where)
+        return port
+    credentials = grpc.ssl_server_credentials(
+        [(pem.key, pem.certificate)],
+        root_certificates=pem.client_ca,
+        require_client_auth=pem.client_ca is not None,
+    )
+    port = server.add_secure_port(where, credentials)
+    return port
 
 
 class _Stream:
@@ -272,16 +293,25 @@ class _Stream:
             call.cancel()
 
 
-def _headers(context: _Context) -> HeaderLookup:
-    """Look metadata up lazily; most requests never ask."""
+class _Headers:
+    """A call's metadata, looked up lazily: most requests never ask."""
 
-    def lookup(name: str) -> str | None:
-        for key, value in context.invocation_metadata() or ():
+    __slots__ = ("_context",)
+
+    def __init__(self, context: _Context) -> None:
+        self._context = context
+
+    @property
+    def headers(self) -> list[tuple[str, str | bytes]]:
+        """All of them, as they came; -bin values are bytes."""
+        return list(self._context.invocation_metadata() or ())
+
+    def header(self, name: str) -> str | None:
+        """Return the first value of a name, one character per byte."""
+        for key, value in self._context.invocation_metadata() or ():
             if key == name:
                 return value if isinstance(value, str) else value.decode("latin-1")
         return None
-
-    return lookup
 
 
 def _deadline_ns(context: _Context) -> int | None:

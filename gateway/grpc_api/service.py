@@ -11,9 +11,10 @@ import logging
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final
 
+from engines.tensors import Raw
 from gateway.catalog import EXTENSIONS, SERVER_NAME, Catalog, RepositoryControl, StatisticsRow
 from gateway.errors import NotSupported, StatusTable, UnknownName
-from gateway.grpc_api import codec
+from gateway.grpc_api import codec, wire
 from gateway.pb import inference_pb2 as pb
 from gateway.pipeline import Call, Pipeline
 from gateway.request import HeaderLookup, InferResponse, ServedBy
@@ -25,9 +26,8 @@ SERVICE: Final = pb.DESCRIPTOR.services_by_name["GRPCInferenceService"].full_nam
 
 Unary = Callable[[bytes], bytes]
 Slow = Callable[[bytes], Awaitable[bytes]]
-Metadata = list[tuple[str, str]]
-InferReply = Callable[[bytes | Exception, Metadata], None]
-"""Takes the serialized answer or the error, and the trailing metadata."""
+InferReply = Callable[[bytes | Exception, ServedBy | None], None]
+"""Takes the serialized answer or the error, and who served; None: it could not be decoded."""
 
 
 class InferenceService:
@@ -61,7 +61,7 @@ class InferenceService:
         }
 
     def infer(
-        self, data: bytes, header: HeaderLookup, deadline_ns: int | None, reply: InferReply
+        self, data: Raw, header: HeaderLookup, deadline_ns: int | None, reply: InferReply
     ) -> Call | None:
         """Start a ModelInfer; `reply` is called once, possibly before this returns.
 
@@ -70,21 +70,20 @@ class InferenceService:
         """
 
         def answer(outcome: InferResponse | Exception, served_by: ServedBy) -> None:
-            if isinstance(outcome, Exception):
-                reply(outcome, served_by.headers())
+            if not isinstance(outcome, InferResponse):
+                reply(outcome, served_by)
                 return
             try:
-                message = codec.encode(outcome).SerializeToString()
+                message: bytes | Exception = wire.encode(outcome)
             except Exception as exc:  # adapter edge: more than 2 GiB do not fit into a message
-                reply(exc, served_by.headers())
-            else:
-                reply(message, served_by.headers())
+                message = exc
+            reply(message, served_by)
 
         try:
-            request = codec.decode(data)
+            request = wire.decode(data)
         except Exception as exc:  # adapter edge: every error becomes an answer
             self._pipeline.refuse(exc, "grpc")
-            reply(exc, [])
+            reply(exc, None)
             return None
         request.header = header
         request.deadline_ns = deadline_ns
@@ -92,7 +91,7 @@ class InferenceService:
 
     def stream_infer(
         self,
-        data: bytes,
+        data: Raw,
         header: HeaderLookup,
         deadline_ns: int | None,
         reply: Callable[[bytes], None],
@@ -104,13 +103,13 @@ class InferenceService:
                 reply(self._stream_error(outcome, request.id))
                 return
             try:
-                message = _stream_message(outcome, served_by)
+                message = wire.encode_stream(outcome, served_by)
             except Exception as exc:  # adapter edge: as in `infer`
                 message = self._stream_error(exc, request.id)
             reply(message)
 
         try:
-            request = codec.decode(data)
+            request = wire.decode(data)
         except Exception as exc:  # adapter edge: every error becomes an answer
             self._pipeline.refuse(exc, "grpc")
             reply(self._stream_error(exc, ""))
@@ -196,18 +195,6 @@ class InferenceService:
         codec.parse(data, request)
         await self._control.unload(request.model_name)
         return pb.RepositoryModelUnloadResponse().SerializeToString()
-
-
-def _stream_message(answer: InferResponse, served_by: ServedBy) -> bytes:
-    """Return a stream's answer; who served stands in its parameters, for want of metadata.
-
-    Clients of streams read until an answer is marked as a request's last; here each one is.
-    """
-    message = pb.ModelStreamInferResponse(infer_response=codec.encode(answer))
-    for key, value in served_by.headers():
-        message.infer_response.parameters[key].string_param = value
-    message.infer_response.parameters["triton_final_response"].bool_param = True
-    return message.SerializeToString()
 
 
 def _statistics(row: StatisticsRow) -> pb.ModelStatistics:

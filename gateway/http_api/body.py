@@ -14,6 +14,7 @@ from typing import Any, Final
 
 import msgspec
 
+from engines.tensors import Raw
 from gateway.errors import MalformedRequest, PayloadTooLarge, StatusTable
 
 logger = logging.getLogger(__name__)
@@ -67,8 +68,8 @@ async def read_body(scope: Scope, receive: Receive, limit_bytes: int) -> bytes:
     if not encoding:
         return body
     if len(body) >= THREAD_FROM_BYTES // 8:  # what it inflates to is not known yet
-        return await asyncio.to_thread(decompress, body, encoding, limit_bytes)
-    return decompress(body, encoding, limit_bytes)
+        return bytes(await asyncio.to_thread(decompress, body, encoding, limit_bytes))
+    return bytes(decompress(body, encoding, limit_bytes))
 
 
 async def _read_on(receive: Receive, first: bytes, limit_bytes: int) -> bytes:
@@ -85,7 +86,7 @@ async def _read_on(receive: Receive, first: bytes, limit_bytes: int) -> bytes:
     return b"".join(parts)
 
 
-def decompress(body: bytes, encoding: str, limit_bytes: int) -> bytes:
+def decompress(body: Raw, encoding: str, limit_bytes: int) -> Raw:
     """Return a body without its Content-Encoding: gzip, deflate (zlib or raw) or identity.
 
     Raises:
@@ -106,7 +107,7 @@ def decompress(body: bytes, encoding: str, limit_bytes: int) -> bytes:
         raise MalformedRequest(f"request body is no valid {name} data: {exc}") from None
 
 
-def _inflate(body: bytes, wbits: int, limit_bytes: int) -> bytes:
+def _inflate(body: Raw, wbits: int, limit_bytes: int) -> bytes:
     stream = zlib.decompressobj(wbits)
     out = stream.decompress(body, limit_bytes + 1)
     if len(out) > limit_bytes:
@@ -119,16 +120,20 @@ def _inflate(body: bytes, wbits: int, limit_bytes: int) -> bytes:
 
 
 def accepted_encoding(scope: Scope) -> str | None:
-    """Return gzip or deflate if the client takes it (q > 0), gzip preferred; else None."""
-    text = header(scope, b"accept-encoding")
+    """Return the coding that the answer to an ASGI request may have."""
+    return accepted(header(scope, b"accept-encoding"))
+
+
+def accepted(text: str | None) -> str | None:
+    """Return gzip or deflate if an Accept-Encoding takes it (q > 0), gzip preferred; else None."""
     if not text:
         return None
-    accepted = set()
+    taken = set()
     for part in text.lower().split(","):
         name, _, weight = part.strip().partition(";")
         if weight.strip().replace(" ", "") not in ("q=0", "q=0.0", "q=0.00", "q=0.000"):
-            accepted.add(name.strip())
-    return next((name for name in ("gzip", "deflate") if name in accepted), None)
+            taken.add(name.strip())
+    return next((name for name in ("gzip", "deflate") if name in taken), None)
 
 
 def compress(body: bytes, encoding: str) -> bytes:

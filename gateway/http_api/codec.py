@@ -1,9 +1,13 @@
 """HTTP bodies <-> InferRequest and InferResponse: JSON, and the binary tensor extension.
 
-Knows the wire form only. Data of JSON tensors may be nested or flat and is checked element by
-element by msgspec's typed decoders; binary tensors are views of the body, not copies. Unknown keys
-are ignored, as the protocol wants. Binary layout: the JSON header, then the tensors in order;
-`Inference-Header-Content-Length` is the header's length.
+Knows the wire form only; the elements of JSON tensors are elements.py's. Binary tensors are views
+of the body, not copies. Unknown keys are ignored, as the protocol wants. Binary layout: the JSON
+header, then the tensors in order; `Inference-Header-Content-Length` is the header's length.
+
+What callers send alike each time is decoded once: a binary body's JSON header is remembered by its
+bytes, together with the sizes of the tensors, after a body with it was found right; so every error
+comes from the long way. Of an answer, all but id and data is a template. Both memos are bounded in
+entries and in the size of one.
 """
 
 from __future__ import annotations
@@ -11,10 +15,9 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final, NamedTuple
 
 import msgspec
-import numpy as np
 
 from engines.base import ModelMetadata
 from engines.errors import InvalidInput
@@ -23,13 +26,13 @@ from engines.tensors import (
     DATATYPES,
     Raw,
     Tensor,
-    check_element_count,
     check_shape,
     datatype_of,
     encode_bytes,
-    out_of_range,
 )
-from gateway.errors import MalformedRequest, Unrepresentable
+from gateway.errors import MalformedRequest
+from gateway.http_api import elements
+from gateway.memo import Memo
 from gateway.request import (
     InferRequest,
     InferResponse,
@@ -45,7 +48,7 @@ BINARY_TYPE: Final = "application/octet-stream"
 _Parameters = dict[str, bool | int | float | str]
 
 
-class _InputTensor(msgspec.Struct):
+class _InputTensor(msgspec.Struct, gc=False):
     name: str
     shape: list[int]
     datatype: str
@@ -53,53 +56,21 @@ class _InputTensor(msgspec.Struct):
     data: msgspec.Raw = msgspec.Raw()
 
 
-class _RequestedOutput(msgspec.Struct):
+class _RequestedOutput(msgspec.Struct, gc=False):
     name: str
     parameters: _Parameters = {}
 
 
-class _RequestBody(msgspec.Struct):
+class _RequestBody(msgspec.Struct, gc=False):
     inputs: list[_InputTensor]
     id: str = ""
     parameters: _Parameters = {}
     outputs: list[_RequestedOutput] = []
 
 
-class _OutputTensor(msgspec.Struct, omit_defaults=True):
-    name: str
-    datatype: str
-    shape: Sequence[int]
-    parameters: dict[str, int] = {}
-    data: msgspec.Raw | None = None
-
-
-class _ResponseBody(msgspec.Struct):
-    model_name: str
-    model_version: str
-    id: str | msgspec.UnsetType
-    outputs: list[_OutputTensor]
-
-
-# Numbers decode strictly: no text, no booleans; integers are fine where floats are wanted.
-_FLAT: Final[Mapping[str, Any]] = {  # Any: decoders of different types
-    kind: msgspec.json.Decoder(element)
-    for kind, element in (
-        ("b", list[bool]),
-        ("i", list[int]),
-        ("u", list[int]),
-        ("f", list[float]),
-        ("O", list[str]),
-    )
-}
-_ELEMENTS: Final[Mapping[str, Any]] = {  # Any: types as values
-    "b": list[bool],
-    "i": list[int],
-    "u": list[int],
-    "f": list[float],
-    "O": list[str],
-}
-_body_decoder: Final = msgspec.json.Decoder(_RequestBody)
-_encoder: Final = msgspec.json.Encoder()
+_decode_body: Final = msgspec.json.Decoder(_RequestBody).decode
+_encode_json: Final = msgspec.json.Encoder().encode
+_new_tuple: Final = tuple.__new__  # makes a Tensor in two thirds of its constructor's time
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -133,6 +104,25 @@ def header_length(text: str | None, body_bytes: int) -> int | None:
     return int(text)
 
 
+_JSON_FORM: Final = AnswerForm()
+_BINARY_FORM: Final = AnswerForm(default_binary=True)
+
+
+class _Header(NamedTuple):
+    """What a binary body's JSON header says, and the bytes that it makes the tensors take."""
+
+    id: str
+    parameters: _Parameters
+    outputs: tuple[str, ...]
+    form: AnswerForm
+    inputs: tuple[tuple[str, str, tuple[int, ...], int], ...]
+    tensor_bytes: int
+
+
+_headers: Final[Memo[bytes, _Header]] = Memo(256)
+_MAX_HEADER_BYTES: Final = 2_048
+
+
 def decode(
     name: str, version: str, body: Raw, json_bytes: int | None
 ) -> tuple[InferRequest, AnswerForm]:
@@ -147,13 +137,34 @@ def decode(
     Raises:
         MalformedRequest, InvalidInput: naming the field.
     """
+    if json_bytes is None:
+        return _decode(name, version, body, memoryview(body), b"")
     view = memoryview(body)
-    split = len(view) if json_bytes is None else json_bytes
+    if json_bytes > _MAX_HEADER_BYTES:
+        return _decode(name, version, view[:json_bytes], view, b"")
+    head = bytes(body[:json_bytes])
+    header = _headers.recent.get(head) or _headers.get(head)
+    if header is None or len(view) - json_bytes != header.tensor_bytes:
+        return _decode(name, version, head, view, head)
+    request_id, parameters, outputs, form, described, _ = header
+    inputs, position = [], json_bytes
+    for tensor_name, datatype, shape, size in described:
+        end = position + size
+        inputs.append(_new_tuple(Tensor, (tensor_name, datatype, shape, view[position:end])))
+        position = end
+    request = InferRequest(name, version, request_id, parameters, tuple(inputs), outputs, "http")
+    return request, form
+
+
+def _decode(
+    name: str, version: str, head: Raw, view: memoryview, key: bytes
+) -> tuple[InferRequest, AnswerForm]:
+    """Decode a body, and remember its JSON header by `key`, unless that is empty."""
     try:
-        parsed = _body_decoder.decode(view[:split])
+        parsed = _decode_body(head)
     except (msgspec.DecodeError, UnicodeDecodeError) as exc:
         raise MalformedRequest(f"request body: {exc}") from None
-    inputs, position = [], split
+    inputs, position = [], len(head)
     for tensor in parsed.inputs:
         decoded, position = _input(tensor, view, position)
         inputs.append(decoded)
@@ -161,16 +172,30 @@ def decode(
         raise MalformedRequest(
             f"request body: {len(view) - position} bytes follow the last binary tensor"
         )
+    outputs = tuple([output.name for output in parsed.outputs]) if parsed.outputs else ()
+    form = _form(parsed) if parsed.parameters or parsed.outputs else _JSON_FORM
     request = InferRequest(
-        name=name,
-        version=version,
-        id=parsed.id,
-        parameters=parsed.parameters,
-        inputs=tuple(inputs),
-        outputs=tuple(output.name for output in parsed.outputs),
-        protocol="http",
+        name, version, parsed.id, parsed.parameters, tuple(inputs), outputs, "http"
     )
-    return request, _form(parsed)
+    if key:
+        _remember(key, parsed, request, form)
+    return request, form
+
+
+def _remember(key: bytes, parsed: _RequestBody, request: InferRequest, form: AnswerForm) -> None:
+    """Remember a JSON header that was found right, if all the tensors are binary."""
+    if any("binary_data_size" not in tensor.parameters for tensor in parsed.inputs):
+        return
+    inputs = tuple((t.name, t.datatype, t.shape, len(t.data)) for t in request.inputs)
+    header = _Header(
+        request.id,
+        parsed.parameters,
+        request.outputs,
+        form,
+        inputs,
+        sum(len(tensor.data) for tensor in request.inputs),
+    )
+    _headers.put(key, header)
 
 
 def _form(parsed: _RequestBody) -> AnswerForm:
@@ -186,6 +211,12 @@ def _form(parsed: _RequestBody) -> AnswerForm:
 
 def _input(tensor: _InputTensor, view: memoryview, position: int) -> tuple[Tensor, int]:
     """Return an input and where the next binary one starts."""
+    if not tensor.parameters:
+        shape = tuple(tensor.shape)
+        packed = elements.pack(tensor.datatype, shape, tensor.data)
+        if packed is not None:
+            made = _new_tuple(Tensor, (tensor.name, tensor.datatype, shape, packed))
+            return made, position
     datatype_of(tensor.datatype, tensor.name)
     check_shape(tensor.name, tensor.shape)
     shape = tuple(tensor.shape)
@@ -195,7 +226,7 @@ def _input(tensor: _InputTensor, view: memoryview, position: int) -> tuple[Tenso
     if size is None:
         if not has_data:
             raise MalformedRequest(f"input {tensor.name!r}: has neither data nor binary_data_size")
-        data: Raw = decode_elements(tensor.name, tensor.datatype, shape, tensor.data)
+        data: Raw = elements.decode(tensor.name, tensor.datatype, shape, tensor.data)
         return Tensor(tensor.name, tensor.datatype, shape, data), position
     if has_data:
         raise MalformedRequest(f"input {tensor.name!r}: has both data and binary_data_size")
@@ -208,53 +239,6 @@ def _input(tensor: _InputTensor, view: memoryview, position: int) -> tuple[Tenso
             f"the body has {len(view) - position} bytes left"
         )
     return Tensor(tensor.name, tensor.datatype, shape, view[position:end]), end
-
-
-def decode_elements(name: str, datatype: str, shape: Sequence[int], data: msgspec.Raw) -> bytes:
-    """Return JSON elements, nested or flat, as raw bytes.
-
-    Raises:
-        InvalidInput: an element of the wrong kind or out of range, or the wrong number of them.
-    """
-    row = DATATYPES[datatype]
-    if datatype == "BF16":
-        raise InvalidInput(f"input {name!r}: BF16 has no JSON form, send it as binary data")
-    try:
-        elements = _FLAT[row.dtype.kind].decode(data)
-    except msgspec.DecodeError:
-        elements = _flatten(name, datatype, shape, data)
-    check_element_count(name, shape, len(elements))
-    if datatype == BYTES:
-        return encode_bytes(element.encode() for element in elements)
-    try:
-        with np.errstate(over="ignore"):
-            array = np.array(elements, dtype=row.dtype)
-    except (OverflowError, ValueError):
-        raise out_of_range(name, datatype) from None
-    if row.dtype.kind == "f" and not np.isfinite(array).all():
-        raise out_of_range(name, datatype)
-    return array.tobytes()
-
-
-def _flatten(name: str, datatype: str, shape: Sequence[int], data: msgspec.Raw) -> list[Any]:
-    """Flatten nested data, whose nesting must be that of the shape. Any: JSON elements."""
-    try:
-        level: Any = msgspec.json.decode(data)
-    except msgspec.DecodeError as exc:
-        raise MalformedRequest(f"input {name!r}: data: {exc}") from None
-    if not isinstance(level, list):
-        raise InvalidInput(f"input {name!r}: data is no array")
-    if any(isinstance(item, list) for item in level):
-        level = [level]
-        for size in shape:
-            if not all(isinstance(item, list) and len(item) == size for item in level):
-                raise InvalidInput(f"input {name!r}: data is not nested as shape {list(shape)}")
-            level = [element for item in level for element in item]
-    try:
-        flat: list[Any] = msgspec.convert(level, _ELEMENTS[DATATYPES[datatype].dtype.kind])
-    except msgspec.ValidationError as exc:
-        raise InvalidInput(f"input {name!r}: data for {datatype}: {exc}") from None
-    return flat
 
 
 def decode_raw(
@@ -283,7 +267,7 @@ def decode_raw(
         data = body
     tensor = Tensor(spec.name, spec.datatype, shape, data)
     request = InferRequest(name=name, version=version, inputs=(tensor,), protocol="http")
-    return request, AnswerForm(default_binary=True)
+    return request, _BINARY_FORM
 
 
 def _guess(
@@ -297,49 +281,77 @@ def _guess(
     return tuple(guess if dimension == -1 else dimension for dimension in item_shape)
 
 
+class _Output(NamedTuple):
+    """How one output of a template is written."""
+
+    head: bytes
+    """Its JSON, from the comma before it, up to the size or the elements of its data."""
+    layout: elements.Layout | None
+    """For JSON by the short way."""
+    size: bytes
+    """For binary data of `size_bytes`, and what follows; empty: this output is JSON."""
+    size_bytes: int
+
+
+_Template = tuple[bytes, tuple[_Output, ...]]
+"""An answer's JSON up to its id, and its outputs."""
+
+_templates: Final[Memo[tuple[object, ...], _Template]] = Memo(256)
+
+
 def encode(response: InferResponse, form: AnswerForm) -> tuple[bytes, int | None]:
     """Return a response body, and the length of its JSON header if tensors follow it.
 
     Raises:
         Unrepresentable: an output asked for as JSON that JSON cannot carry.
     """
-    outputs, tail = [], []
-    for tensor in response.outputs:
-        out = _OutputTensor(name=tensor.name, datatype=tensor.datatype, shape=tensor.shape)
-        if form.is_binary(tensor.name):
-            out.parameters = {"binary_data_size": len(tensor.data)}
-            tail.append(tensor.data)
+    start, outputs = _template(response, form)
+    parts = [start]
+    tail: list[Raw] = []
+    if response.id:
+        parts += (b',"id":', _encode_json(response.id))
+    for tensor, (head, layout, size, size_bytes) in zip(response.outputs, outputs, strict=True):
+        if size:
+            data = tensor.data
+            tail.append(data)
+            parts += (head, size if len(data) == size_bytes else _size(data))
         else:
-            out.data = msgspec.Raw(_json_elements(tensor))
-        outputs.append(out)
-    head = _encoder.encode(
-        _ResponseBody(
-            model_name=response.model,
-            model_version=response.version,
-            id=response.id or msgspec.UNSET,
-            outputs=outputs,
-        )
-    )
+            parts += (head, elements.unpack(tensor, layout) or elements.encode(tensor), b"}")
+    parts.append(b"]}" if outputs else b',"outputs":[]}')
+    content = b"".join(parts)
     if not tail:
-        return head, None
-    return b"".join([head, *tail]), len(head)
+        return content, None
+    return b"".join((content, *tail)), len(content)
 
 
-def _json_elements(tensor: Tensor) -> bytes:
-    advice = "ask for it with binary_data"
-    if tensor.datatype == "BF16":
-        raise Unrepresentable(f"output {tensor.name!r}: BF16 has no JSON form, {advice}")
-    array = tensor.array()
-    if array.dtype.kind == "f" and not np.isfinite(array).all():
-        raise Unrepresentable(
-            f"output {tensor.name!r} holds NaN or infinity, which JSON cannot carry: {advice}"
-        )
-    elements = array.reshape(-1).tolist()
-    if tensor.datatype == BYTES:
-        try:
-            elements = [element.decode() for element in elements]
-        except UnicodeDecodeError:
-            raise Unrepresentable(
-                f"output {tensor.name!r} holds bytes that are no UTF-8 text: {advice}"
-            ) from None
-    return _encoder.encode(elements)
+def _size(data: Raw) -> bytes:
+    return b"%d}}" % len(data)
+
+
+def _template(response: InferResponse, form: AnswerForm) -> _Template:
+    """Return what answers of this model, these outputs and this form have in common."""
+    tensors = response.outputs
+    if len(tensors) == 1:
+        (tensor,) = tensors
+        what: tuple[object, ...] = (form.is_binary(tensor.name), tensor[:3])
+    else:
+        what = tuple([(form.is_binary(tensor.name), tensor[:3]) for tensor in tensors])
+    key = (response.model, response.version, what)
+    return _templates.recent.get(key) or _templates.get(key) or _prepare(key, response, form)
+
+
+def _prepare(key: tuple[object, ...], response: InferResponse, form: AnswerForm) -> _Template:
+    served = {"model_name": response.model, "model_version": response.version}
+    outputs = []
+    before = b',"outputs":['
+    for tensor in response.outputs:
+        name, datatype, shape, data = tensor
+        head = before + _encode_json({"name": name, "datatype": datatype, "shape": shape})[:-1]
+        before = b","
+        if form.is_binary(name):
+            head += b',"parameters":{"binary_data_size":'
+            outputs.append(_Output(head, None, _size(data), len(data)))
+        else:
+            layout = elements.layout_of(datatype, shape)
+            outputs.append(_Output(head + b',"data":', layout, b"", 0))
+    return _templates.put(key, (_encode_json(served)[:-1], tuple(outputs)))

@@ -26,7 +26,6 @@ from gateway.catalog import (
 )
 from gateway.errors import MalformedRequest, NotSupported, StatusTable
 from gateway.http_api import body as bodies
-from gateway.http_api.infer import InferEndpoint
 from gateway.statistics import Duration, InferenceStatistics
 
 _Endpoint = Callable[[Request], Awaitable[Response]]
@@ -114,6 +113,13 @@ class PredictEndpoints:
         await self._control.unload(request.path_params["name"])
         return Response(b"", media_type="application/json")
 
+    async def infer(self, request: Request) -> Response:
+        """POST /v2/models/{name}[/versions/{version}]/infer: answered before ASGI (fast/).
+
+        The route is here for the other methods, which are not allowed.
+        """
+        raise NotSupported(f"{request.url.path} is not answered by this application")
+
     async def unsupported(self, request: Request) -> Response:
         """Every path of an extension that is not implemented."""
         raise NotSupported(f"{request.url.path} belongs to an extension that is not supported")
@@ -175,7 +181,7 @@ def _duration(duration: Duration) -> dict[str, int]:
     return {"count": duration.count, "ns": duration.ns}
 
 
-def routes(endpoints: PredictEndpoints, infer: InferEndpoint) -> list[Route]:
+def routes(endpoints: PredictEndpoints) -> list[Route]:
     """Return the route table, the infer paths first."""
     model = "/v2/models/{name}"
     version = model + "/versions/{version}"
@@ -203,8 +209,8 @@ def routes(endpoints: PredictEndpoints, infer: InferEndpoint) -> list[Route]:
     others = ["/v2/trace/setting", model + "/trace/setting", "/v2/logging"]
     others += [f"/v2/{kind}sharedmemory/{{rest:path}}" for kind in ("system", "cuda")]
     return [
-        Route(version + "/infer", infer, methods=["POST"]),
-        Route(model + "/infer", infer, methods=["POST"]),
+        Route(version + "/infer", endpoints.infer, methods=["POST"]),
+        Route(model + "/infer", endpoints.infer, methods=["POST"]),
         *(Route(path, endpoint, methods=["GET"]) for path, endpoint in gets),
         *(Route(path, endpoint, methods=["POST"]) for path, endpoint in posts),
         *(Route(p, endpoints.unsupported, methods=["GET", "POST"]) for p in others),
@@ -238,10 +244,8 @@ def error_handlers(
     return handlers | dict.fromkeys(statuses.families(), on_error)
 
 
-def make_app(
-    *, endpoints: PredictEndpoints, infer: InferEndpoint, statuses: StatusTable
-) -> Starlette:
+def make_app(*, endpoints: PredictEndpoints, statuses: StatusTable) -> Starlette:
     """Return the predict listener's application."""
-    app = Starlette(routes=routes(endpoints, infer), exception_handlers=error_handlers(statuses))
+    app = Starlette(routes=routes(endpoints), exception_handlers=error_handlers(statuses))
     app.router.redirect_slashes = False
     return app

@@ -100,7 +100,8 @@ class RecordBuffer:
         """Queue a record, or drop and count it; O(1), never raises."""
         self.offered += 1
         # A dropped record has used its number: the gap is how a reader sees the loss.
-        stream = record.name, record.is_shadow
+        origin = record.origin
+        stream = origin.name, origin.is_shadow
         seq = self._sequences.get(stream, 0) + 1
         self._sequences[stream] = seq
         try:

@@ -3,49 +3,41 @@
 Knows the envelope (short keys, tensors as raw little-endian bytes) and nothing about Redis, buffers
 or time. A blob is one codec tag byte and a msgpack map; keys that a reader does not know are
 ignored, keys that are absent have the default below. Adding a key is free; changing the meaning of
-one needs a new tag. Read next: buffer.py, writer.py.
+one needs a new tag. Read next: encoder.py (record to blob), buffer.py, writer.py.
 """
 
 from __future__ import annotations
 
-import struct
 from dataclasses import dataclass
 from typing import Final
 
 import msgspec
 import numpy as np
 
-from engines.tensors import BYTES, DATATYPES, Array, Raw, Tensor, decode_bytes, to_array
+from engines.batcher import Execution
+from engines.tensors import BYTES, DATATYPES, Array, Tensor, decode_bytes, to_array
 
 CODEC_MSGPACK: Final = b"\x01"
 """First byte of every blob: what follows is the map below."""
-_VERSION: Final = 1
-_CUT: Final = "trunc"
-_LENGTH: Final = struct.Struct("<I")
 
 # msgspec leaves a default out by identity, and a float computed elsewhere may be equal to it
 # without being it. Empty strings, empty bytes and small integers are single objects in CPython.
-_UNKNOWN_PROPENSITY: Final = 0.0
+UNKNOWN_PROPENSITY: Final = 0.0
 
 
 class MalformedRecord(ValueError):
     """The bytes are no prediction record of a codec that is known here."""
 
 
-@dataclass(slots=True, kw_only=True)
-class PredictionRecord:
-    """What the pipeline knows when it answers; encoded later, off the request path."""
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Origin:
+    """What the records of one choice have in common; whoever makes records keeps it.
 
-    rid: bytes
-    """The 16 bytes of a UUIDv7, told to the caller as x-request-id."""
+    Compared by identity: an encoder keeps the bytes of those that it has seen.
+    """
+
     name: str
     """Public name asked for; names the stream."""
-    ts_us: int
-    """Arrival, microseconds since the epoch."""
-    status: int
-    """HTTP status number of the answer, on both protocols."""
-    cid: str = ""
-    """The caller's own id."""
     model: str = ""
     version: str = ""
     artefact: bytes = b""
@@ -56,25 +48,39 @@ class PredictionRecord:
     """Assigned by the route; empty without one."""
     served: str = ""
     """The variant that answered."""
-    propensity: float = _UNKNOWN_PROPENSITY
+    propensity: float = UNKNOWN_PROPENSITY
     """Probability of the choice: 1 where nothing was drawn, 0 where it is not known."""
     reason: str = ""
     """Why this variant: see gateway/directory.py; shadow for a shadow's answer."""
+    device: str = ""
+    is_shadow: bool = False
+    """Nobody was given these answers; the records go to a stream apart from the live ones."""
+
+
+@dataclass(slots=True, eq=False)
+class PredictionRecord:
+    """What the pipeline knows when it answers; encoded later, off the request path."""
+
+    origin: Origin
+    rid: bytes
+    """The 16 bytes of a UUIDv7, told to the caller as x-request-id."""
+    ts_us: int
+    """Arrival, microseconds since the epoch."""
+    status: int
+    """HTTP status number of the answer, on both protocols."""
+    total_us: int = 0
+    cid: str = ""
+    """The caller's own id."""
     error: str = ""
     """Class of the error answered; empty: none."""
     queue_us: int = 0
-    batch_us: int = 0
-    infer_us: int = 0
-    total_us: int = 0
-    batch_rows: int = 0
-    device: str = ""
+    execution: Execution | None = None
+    """The batch that it was in."""
     inputs: tuple[Tensor, ...] = ()
     outputs: tuple[Tensor, ...] = ()
     """Data may be views: whoever holds the record keeps the batch's output alive."""
     parent_rid: bytes = b""
     """Of a shadow's record: the `rid` of the live request that it copies; else empty."""
-    is_shadow: bool = False
-    """Nobody was given this answer; the record goes to a stream apart from the live ones."""
 
 
 class Reduced(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -125,7 +131,7 @@ class LoggedTensor(msgspec.Struct, frozen=True, array_like=True):
 
 
 # Field names of LoggedPrediction to the envelope's keys.
-_KEYS: Final = {
+KEYS: Final = {
     "schema": "v",
     "ts_us": "ts",
     "name": "n",
@@ -155,7 +161,7 @@ _KEYS: Final = {
 }
 
 
-class LoggedPrediction(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, rename=_KEYS):
+class LoggedPrediction(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, rename=KEYS):
     """A record as it stands in the stream. A field at its default is absent from the blob."""
 
     schema: int
@@ -179,7 +185,7 @@ class LoggedPrediction(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=
     revision: int = 0
     variant: str = ""
     served: str = ""
-    propensity: float = _UNKNOWN_PROPENSITY
+    propensity: float = UNKNOWN_PROPENSITY
     reason: str = ""
     error: str = ""
     queue_us: int = 0
@@ -201,7 +207,6 @@ class LoggedPrediction(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=
         )
 
 
-_encoder: Final = msgspec.msgpack.Encoder()
 _decoder: Final = msgspec.msgpack.Decoder(LoggedPrediction)
 
 
@@ -209,46 +214,10 @@ def nbytes(record: PredictionRecord) -> int:
     """Return the bytes of tensor data that a buffered record holds."""
     total = 0
     for tensor in record.inputs:
-        total += len(tensor.data)
+        total += len(tensor[3])
     for tensor in record.outputs:
-        total += len(tensor.data)
+        total += len(tensor[3])
     return total
-
-
-def encode(record: PredictionRecord, *, worker: str, seq: int, capture_max_bytes: int) -> bytes:
-    """Return the blob of a record; a tensor over `capture_max_bytes` is cut and flagged."""
-    logged = LoggedPrediction(
-        schema=_VERSION,
-        rid=record.rid,
-        ts_us=record.ts_us,
-        name=record.name,
-        status=record.status,
-        weight=1.0,
-        sampled_as="error" if record.status >= 400 else "base",
-        worker=worker,
-        seq=seq,
-        cid=record.cid,
-        model=record.model,
-        version=record.version,
-        artefact=record.artefact,
-        revision=record.revision,
-        variant=record.variant,
-        served=record.served,
-        propensity=record.propensity or _UNKNOWN_PROPENSITY,
-        reason=record.reason,
-        error=record.error,
-        queue_us=record.queue_us,
-        batch_us=record.batch_us,
-        infer_us=record.infer_us,
-        total_us=record.total_us,
-        batch_rows=record.batch_rows,
-        device=record.device,
-        inputs={t.name: _captured(t, capture_max_bytes) for t in record.inputs},
-        outputs={t.name: _captured(t, capture_max_bytes) for t in record.outputs},
-        parent_rid=record.parent_rid,
-        is_shadow=record.is_shadow,
-    )
-    return CODEC_MSGPACK + _encoder.encode(logged)
 
 
 def decode(blob: bytes) -> LoggedPrediction:
@@ -263,26 +232,3 @@ def decode(blob: bytes) -> LoggedPrediction:
         return _decoder.decode(memoryview(blob)[1:])
     except msgspec.DecodeError as exc:
         raise MalformedRecord(str(exc)) from exc
-
-
-def _captured(tensor: Tensor, limit_bytes: int) -> LoggedTensor:
-    data = tensor.data
-    if len(data) <= limit_bytes:
-        whole = data if type(data) is bytes else bytes(data)
-        return LoggedTensor(tensor.datatype, tensor.shape, whole)
-    kept = bytes(memoryview(data)[: _whole_elements(tensor.datatype, data, limit_bytes)])
-    cut = Reduced(kind=_CUT, kept_bytes=len(kept), data=kept)
-    return LoggedTensor(tensor.datatype, tensor.shape, cut)
-
-
-def _whole_elements(datatype: str, data: Raw, limit_bytes: int) -> int:
-    """Return the end of the last element that lies wholly within the first `limit_bytes`."""
-    if datatype != BYTES:
-        return limit_bytes - limit_bytes % DATATYPES[datatype].item_bytes
-    end = 0
-    while end + _LENGTH.size <= limit_bytes:
-        following = end + _LENGTH.size + _LENGTH.unpack_from(data, end)[0]
-        if following > limit_bytes:
-            break
-        end = following
-    return end

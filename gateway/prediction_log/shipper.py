@@ -116,7 +116,12 @@ class Shipper:
         await self._sink.connect()
         if stream.synced_generation != self._sink.generation:
             await self._sync(stream)
-        numbered = [(self._id_of(entry, stream), entry.blob) for entry in batch.entries]
+        now_ms = self._clock_ms()
+        numbered = []
+        for entry in batch.entries:
+            if entry.id is None:
+                entry.id = stream.next_id(now_ms)
+            numbered.append((entry.id, entry.blob))
         appended = await self._sink.append(stream.key, numbered, max_entries=self._max_entries)
         end = appended.refused + appended.added
         suspects = batch.entries[: appended.refused]

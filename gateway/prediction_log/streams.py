@@ -68,8 +68,8 @@ class Stream:
 
     def next_id(self, now_ms: int) -> EntryId:
         """Give the next id; time that stands still or runs backwards only uses up sequences."""
-        now = EntryId(now_ms, 0)
-        self.last = now if now > self.last else self.last.after()
+        last = self.last
+        self.last = EntryId(now_ms, 0) if now_ms > last.ms else EntryId(last.ms, last.seq + 1)
         return self.last
 
     def confirm(self, entry_id: EntryId) -> None:

@@ -23,7 +23,8 @@ from typing import Final, Protocol
 
 from gateway.config import PredictionLogConfig
 from gateway.prediction_log.buffer import DropReason, Entry, RecordBuffer
-from gateway.prediction_log.record import PredictionRecord, encode
+from gateway.prediction_log.encoder import RecordEncoder
+from gateway.prediction_log.record import PredictionRecord
 from gateway.prediction_log.shipper import Shipper
 from gateway.prediction_log.sink import RedisSink
 
@@ -71,6 +72,9 @@ class LogStatistics:
 class RecordSink(Protocol):
     """Where the pipeline puts records; a prediction log or none."""
 
+    is_on: bool
+    """Whether records are taken at all; False: none need be made."""
+
     def start(self) -> None:
         """Begin to write, on the running event loop."""
 
@@ -86,6 +90,8 @@ class RecordSink(Protocol):
 
 class NoPredictionLog:
     """Serving without a prediction log: records are not taken and not counted."""
+
+    is_on = False
 
     def start(self) -> None:
         """Do nothing."""
@@ -114,6 +120,8 @@ class PredictionLog:
     stream, and another one if it has shadows.
     """
 
+    is_on = True
+
     def __init__(
         self,
         settings: PredictionLogConfig,
@@ -126,6 +134,9 @@ class PredictionLog:
         self._settings = settings
         # Sequence numbers start anew with every process, so the worker's name must be a new one.
         self._worker = f"{replica}@{clock_ms():x}"
+        self._encoder = RecordEncoder(
+            worker=self._worker, capture_max_bytes=settings.capture_max_bytes
+        )
         self._buffer = RecordBuffer(
             limit_records=settings.buffer_records, limit_bytes=settings.buffer_bytes
         )
@@ -250,12 +261,7 @@ class PredictionLog:
         for entry in taken:
             record = entry.release()
             try:
-                entry.blob = encode(
-                    record,
-                    worker=self._worker,
-                    seq=entry.seq,
-                    capture_max_bytes=self._settings.capture_max_bytes,
-                )
+                entry.blob = self._encoder.encode(record, entry.seq)
             except Exception as exc:  # whatever it is, it must cost this record only
                 self._note_encode_error(exc)
                 self._buffer.settle_dropped((entry,), DropReason.ENCODE_ERROR)
@@ -263,7 +269,7 @@ class PredictionLog:
             if len(entry.blob) > MAX_ENTRY_BYTES:
                 self._buffer.settle_dropped((entry,), DropReason.OVERSIZE)
                 continue
-            by_stream.setdefault((record.name, record.is_shadow), []).append(entry)
+            by_stream.setdefault((record.origin.name, record.origin.is_shadow), []).append(entry)
         return by_stream
 
     def _note_encode_error(self, exc: Exception) -> None:

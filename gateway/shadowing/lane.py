@@ -42,7 +42,7 @@ from engines.errors import (
 )
 from engines.served import ServedVersion
 from gateway import ids
-from gateway.prediction_log.record import PredictionRecord
+from gateway.prediction_log.record import Origin, PredictionRecord
 from gateway.prediction_log.writer import RecordSink
 from gateway.shadowing.counts import Mirrored, ShadowDrop, ShadowStatistics
 from gateway.shadowing.twin import LoadedCopy, Twin
@@ -233,12 +233,7 @@ class ShadowLane:
     ) -> PredictionRecord:
         shadow, copy = self.shadow, twin.copy
         executed = outcome if isinstance(outcome, Executed) else None
-        return PredictionRecord(
-            rid=ids.new_id(),
-            parent_rid=mirrored.rid,
-            is_shadow=True,
-            cid=mirrored.cid,
-            ts_us=mirrored.ts_us,
+        origin = Origin(
             name=mirrored.name,
             model=shadow.model,
             version=shadow.version,
@@ -248,15 +243,21 @@ class ShadowLane:
             served=shadow.name,
             propensity=1.0,
             reason=REASON_SHADOW,
+            device=copy.device,
+            is_shadow=True,
+        )
+        return PredictionRecord(
+            origin,
+            ids.new_id(),
+            mirrored.ts_us,
             status=200 if executed else 500,
+            total_us=(time.monotonic_ns() - twin.started_ns) // _US,
+            cid=mirrored.cid,
             error="" if executed else type(outcome).__name__,
             queue_us=executed.queue_ns // _US if executed else 0,
-            batch_us=(executed.input_ns + executed.output_ns) // _US if executed else 0,
-            infer_us=executed.infer_ns // _US if executed else 0,
-            total_us=(time.monotonic_ns() - twin.started_ns) // _US,
-            batch_rows=executed.batch_rows if executed else 0,
-            device=copy.device,
+            execution=executed.execution if executed else None,
             outputs=executed.outputs if executed else (),
+            parent_rid=mirrored.rid,
         )
 
     def _release(self, twin: Twin, reason: ShadowDrop | None) -> None:

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from typing import Final
 
-from engines.batch_queue import QueuedRequest
+from engines.batch_queue import CallbackRequest, QueuedRequest
 from engines.served import ServedVersion
 from gateway.shadowing.counts import Mirrored
 
@@ -79,7 +79,7 @@ class Twin:
         """Hand the request to the copy's batcher, or raise what refuses it."""
         batcher = self.copy.batcher
         inputs, rows = batcher.signature.order(mirrored.inputs)
-        self.queued = QueuedRequest(
+        self.queued = CallbackRequest(
             inputs=inputs,
             rows=rows,
             shape_key=batcher.signature.shape_key(inputs),

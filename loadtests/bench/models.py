@@ -1,6 +1,6 @@
-"""The models under the benchmarks: multi-layer perceptrons with random weights, as ONNX files.
+"""The models under the benchmarks, as ONNX files: perceptrons with random weights, channel means.
 
-Nobody looks at their answers, only at their cost.
+What they answer is checked against onnxruntime in-process (verify.py); what matters is their cost.
 """
 
 from __future__ import annotations
@@ -18,7 +18,10 @@ TINY: Final = (30, 64, 3)
 """Next to nothing to compute: what a request costs is what the gateway costs."""
 MEDIUM: Final = (256, 1024, 1024, 1024, 10)
 """Two million weights: reading them once per batch instead of once per row is worth something."""
+IMAGE: Final = (3, 224, 224)
+"""602 KB of FP32: moving it is the work, the means of its channels cost little."""
 INPUT: Final = "x"
+OUTPUT: Final = "y"
 _OPSET: Final = 17
 _IR_VERSION: Final = 8
 """Old on purpose: every onnxruntime that the gateway accepts reads these two."""
@@ -34,17 +37,33 @@ def write_mlp(path: Path, widths: Sequence[int], *, seed: int) -> None:
         constants.append(numpy_helper.from_array(weights, f"weights{layer}"))
         constants.append(numpy_helper.from_array(bias, f"bias{layer}"))
         is_last = layer == len(widths) - 2
-        summed = "y" if is_last else f"summed{layer}"
+        summed = OUTPUT if is_last else f"summed{layer}"
         nodes.append(helper.make_node("Gemm", [value, f"weights{layer}", f"bias{layer}"], [summed]))
         if not is_last:
             value = f"active{layer}"
             nodes.append(helper.make_node("Relu", [summed], [value]))
+    _write(path, nodes, constants, ["rows", widths[0]], ["rows", widths[-1]])
+
+
+def write_channel_means(path: Path, shape: Sequence[int] = IMAGE) -> None:
+    """Write the mean of each channel: `x` FP32 [rows, channels, height, width] to `y`."""
+    means = helper.make_node("ReduceMean", [INPUT], [OUTPUT], axes=[2, 3], keepdims=0)
+    _write(path, [means], [], ["rows", *shape], ["rows", shape[0]])
+
+
+def _write(
+    path: Path,
+    nodes: Sequence[onnx.NodeProto],
+    constants: Sequence[onnx.TensorProto],
+    taken: Sequence[int | str],
+    given: Sequence[int | str],
+) -> None:
     describe = helper.make_tensor_value_info
     graph = helper.make_graph(
         nodes,
-        "mlp",
-        [describe(INPUT, TensorProto.FLOAT, ["rows", widths[0]])],
-        [describe("y", TensorProto.FLOAT, ["rows", widths[-1]])],
+        "bench",
+        [describe(INPUT, TensorProto.FLOAT, taken)],
+        [describe(OUTPUT, TensorProto.FLOAT, given)],
         constants,
     )
     model = helper.make_model(

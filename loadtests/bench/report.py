@@ -1,62 +1,217 @@
-"""The bench's report: setting, method and bias first, then the tables. Pure: samples in, lines out.
+"""`python -m loadtests.bench.report [--write]`: the tables from the results file.
 
-The file that it goes with (results/bench.json) holds every round, so that a table can be redone.
+Setting, method and bias first, then the tables. With --write they replace what stands between the
+markers `<!-- bench:SECTION -->` and `<!-- bench:end -->` in README.md and docs/performance.md;
+without it they are printed. SECTION is one of machine, method, targets, cases, costs, peers.
+Rendering is pure: results in, lines out.
 """
 
 from __future__ import annotations
 
+import argparse
+import re
 import statistics
+import sys
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Final
 
 import msgspec
 
-from loadtests.bench.cases import CONCURRENCY, IN_PROCESS, OFF, ON
-from loadtests.bench.machine import Setting
-from loadtests.bench.measure import SETTLE_S, Sample
+from loadtests.bench import machine
+from loadtests.bench.measure import SETTLE_S
+from loadtests.bench.results import Book, Results
+from loadtests.bench.targets import GOALS, Goal, shown
 
+ROOT: Final = Path(__file__).parents[2]
+RESULTS: Final = ROOT / "loadtests" / "results" / "bench.json"
+DOCUMENTS: Final = (ROOT / "README.md", ROOT / "docs" / "performance.md")
 _WIDTH: Final = 100
+_MARKED: Final = re.compile(
+    r"(?P<begin><!-- bench:(?P<section>[a-z]+) -->\n).*?(?P<end><!-- bench:end -->)", re.DOTALL
+)
+_NONE: Final = "not measured"
 
 
-class Plan(msgspec.Struct, frozen=True, kw_only=True):
-    """How the measurement was taken."""
-
-    rounds: int
-    round_s: float
-    warm_up_s: float
-    threads: int
-    """Of onnxruntime, per session, in the gateway as in-process."""
-    redis: str
-    """Which server took the prediction log."""
-    drivers: Mapping[str, str]
-    """Case -> what generated its load."""
+class UnknownSection(Exception):
+    """A marker in a document names no section; the sentence says which there are."""
 
 
-class Results(msgspec.Struct, frozen=True, kw_only=True):
-    """The whole file."""
+def machine_section(results: Results) -> list[str]:
+    """Return machine, versions, revision and date."""
+    s = results.setting
+    versions = ", ".join(f"{n} {v}" for n, v in (*s.versions.items(), *s.programs.items()))
+    text = (
+        f"{s.cpu}, {s.cores} cores (shared by server, load generator and Redis), "
+        f"Linux {s.kernel}; Python {s.python}, {versions}; sluice {s.sluice}, revision "
+        f"{s.revision}; {s.date}; load average before {s.load_average:g}, CPU time of others "
+        f"{s.busy:.0%}."
+    )
+    return textwrap.wrap(text, _WIDTH) + [f"\n**{warning}**" for warning in results.warnings]
 
-    setting: Setting
-    plan: Plan
-    cpu: Sequence[Sample]
-    """Every round of the tiny route, by protocol."""
-    batching: Sequence[Sample]
-    """Every round of the medium model."""
+
+def method_section(results: Results) -> list[str]:
+    """Return method and bias."""
+    p = results.plan
+    placed = (
+        "Servers of one process have the first core to themselves, the others the rest."
+        if p.is_pinned
+        else "Nothing is pinned to a core."
+    )
+    method = (
+        f"Closed loop, one row a request, the same row again and again; medians of {p.rounds} "
+        f"rounds of {p.round_s:g} s (least and most beside them), the cases of a group one after "
+        f"the other in each round, after {p.warm_up_s:g} s of warm-up each. CPU is user and system "
+        "time of the server's whole process tree from /proc (ticks of 10 ms), read before and "
+        f"{SETTLE_S:g} s after the load. Requests are those that the server counts as answered "
+        "with success; the count of the load generator must agree, and before each case one "
+        "answer is compared with onnxruntime's. Metrics, routing (a split of 90/10 by the header "
+        "x-user-id) and the prediction log are on unless said otherwise; the log goes to "
+        f"{p.redis}, whose own CPU time is not counted. onnxruntime has {p.threads} thread(s) per "
+        f"session, not spinning. {placed}"
+    )
+    bias = (
+        "Known bias: the load generator runs on the same cores as the server, so rates are those "
+        "of both together; CPU per request suffers less. h2load cannot vary a header and has one "
+        "connection per 64 streams, which lets a server write many answers at once: it is the "
+        "best case; perf_analyzer and grpc-js are closer to clients of the field. A slow "
+        "generator leaves a server half idle: batches are smaller then, and each request dearer. "
+        "The in-process loop is spared what any server must do, and has its cores to itself."
+    )
+    return [*textwrap.wrap(method, _WIDTH), "", *textwrap.wrap(bias, _WIDTH)]
 
 
-def header(setting: Setting, plan: Plan) -> list[str]:
-    """Return machine, versions, method and bias."""
+def targets_section(results: Results) -> list[str]:
+    """Return each target with what was obtained and the verdict."""
+    book = Book(results)
+    lines = ["| path | figure | target | obtained | |", "|---|---|---|---|---|"]
+    return lines + [_goal_line(goal, book) for goal in GOALS]
+
+
+def _goal_line(goal: Goal, book: Book) -> str:
+    value = goal.obtained(book)
+    if value is None:
+        why = next((book.results.skipped[c] for c in goal.cases if c in book.results.skipped), "")
+        obtained, verdict = _NONE, why.partition("\n")[0]
+    else:
+        obtained = shown(value, goal.unit)
+        verdict = "met" if goal.is_met(value) else "**missed**"
+    return f"| {goal.path} | {goal.what} | {goal.shown_limit} | {obtained} | {verdict} |"
+
+
+def cases_section(results: Results) -> list[str]:
+    """Return every case that was measured, by group."""
+    book = Book(results)
+    lines = [
+        "| case | CPU µs per request | requests/s | p50 ms | p99 ms | rows/batch | MB |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    lines += [_case_line(c, c, book) for c in book.by_case if not c.startswith("peers:")]
+    lines += [f"| {case} | {_NONE}: {_first(why)} | | | | | |" for case, why in _skipped(results)]
+    return lines
+
+
+def _skipped(results: Results) -> list[tuple[str, str]]:
+    return [(case, why) for case, why in results.skipped.items() if not case.startswith("peers:")]
+
+
+def _case_line(case: str, title: str, book: Book) -> str:
+    cells = [
+        title,
+        spread(book.values(case, "cpu_us"), 1),
+        f"{statistics.median(book.values(case, 'per_s')):,.0f}",
+        f"{statistics.median(book.values(case, 'p50_ms')):.2f}",
+        f"{statistics.median(book.values(case, 'p99_ms')):.2f}",
+        f"{statistics.median(book.values(case, 'rows_per_batch')):.1f}",
+        f"{statistics.median(book.values(case, 'pss_mb')):.0f}",
+    ]
+    return f"| {' | '.join(cells)} |"
+
+
+def spread(values: Sequence[float], digits: int) -> str:
+    """Return the median, the least and the most."""
+    median, least, most = statistics.median(values), min(values), max(values)
+    return f"{median:,.{digits}f} ({least:,.{digits}f} to {most:,.{digits}f})"
+
+
+def costs_section(results: Results) -> list[str]:
+    """Return what stages of the pipeline, starts and idle connections cost."""
+    lines = ["| stage, pipeline alone | CPU µs per request |", "|---|---|"]
+    lines += [f"| {cost.stage} | {spread(cost.rounds_us, 2)} |" for cost in results.pipeline]
+    if results.starts:
+        lines += ["", "| start, tiny model | |", "|---|---|"]
+        starts = results.starts
+        lines.append(f"| until ready, s | {spread([s.seconds for s in starts], 2)} |")
+        lines.append(f"| resident, MB | {spread([s.rss_bytes / 1e6 for s in starts], 0)} |")
+    if results.idle:
+        lines += ["", "| idle connections | number | bytes each |", "|---|---|---|"]
+        lines += [
+            f"| {i.protocol} | {i.connections:,} | {i.bytes_each:,.0f} |" for i in results.idle
+        ]
+    return lines
+
+
+def peers_section(results: Results) -> list[str]:
+    """Return the peers beside Sluice, from the same rounds; those without a figure, too."""
+    book = Book(results)
+    lines = [
+        "| server | CPU µs per request | requests/s | p50 ms | p99 ms | rows/batch | MB | set-up |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for case in book.by_case:
+        if not case.startswith("peers:"):
+            continue
+        name = case[case.index("(") + 1 : -1] if "(" in case else "Sluice"
+        note = results.peers.get(name)
+        title = f"{name} {note.version}" if note else name
+        lines.append(f"{_case_line(case, title, book)} {note.how if note else 'log, metrics on'} |")
+    for case, why in results.skipped.items():
+        if case.startswith("peers:"):
+            lines.append(f"| {case.removeprefix('peers: ')} | {_NONE}: {_first(why)} | | | | | | |")
+    return lines
+
+
+def _first(sentence: str) -> str:
+    return sentence.partition("\n")[0].replace("|", "/")
+
+
+SECTIONS: Final[Mapping[str, Callable[[Results], list[str]]]] = {
+    "machine": machine_section,
+    "method": method_section,
+    "targets": targets_section,
+    "cases": cases_section,
+    "costs": costs_section,
+    "peers": peers_section,
+}
+
+
+def replaced(document: str, results: Results) -> str:
+    """Return a document with every marked section made anew.
+
+    Raises:
+        UnknownSection: a marker names none.
+    """
+
+    def render(match: re.Match[str]) -> str:
+        section = SECTIONS.get(match["section"])
+        if section is None:
+            raise UnknownSection(f"{match['section']!r} is none of {', '.join(SECTIONS)}")
+        return "\n".join([match["begin"] + "\n".join(section(results)), match["end"]])
+
+    return _MARKED.sub(render, document)
+
+
+def header(setting: machine.Setting) -> list[str]:
+    """Return machine and versions for the screen, before anything is measured."""
     versions = ", ".join(f"{name} {version}" for name, version in setting.versions.items())
-    used = ", ".join(f"{case}: {driver}" for case, driver in plan.drivers.items())
     facts = [
         ("machine", f"{setting.cpu}, {setting.cores} cores, Linux {setting.kernel}"),
-        ("load before", f"{setting.load_average} (1 minute)"),
+        ("load before", f"{setting.load_average} (1 minute), others take {setting.busy:.0%}"),
         ("versions", f"Python {setting.python}, {versions}"),
+        ("programs", ", ".join(f"{n} {v}" for n, v in setting.programs.items()) or "none"),
         ("sluice", f"{setting.sluice}, revision {setting.revision}"),
         ("date", setting.date),
-        ("method", _method(plan)),
-        ("load from", used),
-        ("known bias", _bias(plan)),
     ]
     lines = []
     for name, text in facts:
@@ -66,79 +221,46 @@ def header(setting: Setting, plan: Plan) -> list[str]:
     return lines
 
 
-def _method(plan: Plan) -> str:
-    return (
-        f"closed loop, {CONCURRENCY} requests under way, one row each, the same row again and "
-        f"again; {plan.rounds} rounds of {plan.round_s:g} s, the cases of a round one after the "
-        f"other, after {plan.warm_up_s:g} s of warm-up each. CPU is user and system time of the "
-        f"gateway and its children from /proc (ticks of 10 ms), read before and {SETTLE_S:g} s "
-        "after the load; requests are those that the gateway counts as answered. Median of the "
-        "rounds, least and most beside it. Metrics are on, and the prediction log is, into "
-        f"{plan.redis}, whose own CPU time is not counted. Tiny: an MLP of 30-64-3 behind a "
-        "route that splits 90/10 between two versions. Medium: an MLP of 256-1024x3-10 asked "
-        f"over HTTP binary, onnxruntime with {plan.threads} thread(s) per session, not spinning; "
-        f"in-process is the same engine on the same file, called with batches of {CONCURRENCY}."
-    )
+def read(path: Path) -> Results:
+    """Return a results file."""
+    return msgspec.json.decode(path.read_bytes(), type=Results)
 
 
-def _bias(plan: Plan) -> str:
-    return (
-        "the load generator runs on the same cores as the gateway: requests per second are those "
-        "of both together, CPU per request suffers less. HTTP requests carry a random x-user-id. "
-        "gRPC requests carry none, as h2load cannot vary a header: the route draws at random, one "
-        "hash less, and header compression is at its best. They share one connection, which lets "
-        "a server write many answers at once; HTTP has 32. The in-process loop is spared what any "
-        "server must do, and has its cores to itself."
-    )
+def write(results: Results, path: Path) -> None:
+    """Write a results file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(msgspec.json.format(msgspec.json.encode(results)) + b"\n")
 
 
-def cpu_table(samples: Sequence[Sample]) -> list[str]:
-    """Return CPU per request by protocol."""
-    lines = [
-        f"CPU per request in microseconds, concurrency {CONCURRENCY}, tiny model",
-        f"{'':14}{'median':>9}{'min':>9}{'max':>9}{'requests/s':>13}{'rows/batch':>12}",
-    ]
-    for case, rounds in by_case(samples).items():
-        cost = _values(rounds, lambda sample: sample.cpu_us_per_request)
-        lines.append(
-            f"{case:14}{statistics.median(cost):>9.1f}{min(cost):>9.1f}{max(cost):>9.1f}"
-            f"{_median(rounds, lambda s: s.rows_per_s):>13,.0f}"
-            f"{_median(rounds, lambda s: s.rows_per_batch):>12.1f}"
-        )
+def everything(results: Results) -> list[str]:
+    """Return all sections for the screen, without targets that nothing was measured for."""
+    nothing = f"| {_NONE} |  |"
+    lines = []
+    for name, section in SECTIONS.items():
+        shown_lines = [line for line in section(results) if not line.endswith(nothing)]
+        lines += [f"## {name}", "", *shown_lines, ""]
     return lines
 
 
-def batching_table(samples: Sequence[Sample]) -> list[str]:
-    """Return rows per second with and without batching and in-process, and their ratios."""
-    cases = by_case(samples)
-    lines = [
-        f"rows per second, concurrency {CONCURRENCY}, medium model",
-        f"{'':14}{'median':>9}{'min':>9}{'max':>9}{'rows/batch':>13}",
-    ]
-    for case, rounds in cases.items():
-        rate = _values(rounds, lambda sample: sample.rows_per_s)
-        lines.append(
-            f"{case:14}{statistics.median(rate):>9,.0f}{min(rate):>9,.0f}{max(rate):>9,.0f}"
-            f"{_median(rounds, lambda s: s.rows_per_batch):>13.1f}"
-        )
-    on, off, alone = (
-        _median(cases[name], lambda s: s.rows_per_s) for name in (ON, OFF, IN_PROCESS)
-    )
-    lines.append(f"{ON} is {on / off:.2f} x {OFF}, and {on / alone:.2f} x {IN_PROCESS}")
-    return lines
+def main(arguments: Sequence[str]) -> int:
+    """Print the tables, or write them into the documents; return the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m loadtests.bench.report", description=__doc__)
+    parser.add_argument("--write", action="store_true", help="into README.md and docs/")
+    parser.add_argument("--results", type=Path, default=RESULTS, metavar="FILE")
+    options = parser.parse_args(arguments)
+    results = read(options.results)
+    if not options.write:
+        print("\n".join(everything(results)))
+        return 0
+    for path in DOCUMENTS:
+        if not path.exists():
+            continue
+        before = path.read_text(encoding="utf-8")
+        after = replaced(before, results)
+        path.write_text(after, encoding="utf-8")
+        print(f"{path.name}: {'rewritten' if after != before else 'as it was'}")
+    return 0
 
 
-def by_case(samples: Sequence[Sample]) -> dict[str, list[Sample]]:
-    """Return the rounds of each case, in the order of their first round."""
-    found: dict[str, list[Sample]] = {}
-    for sample in samples:
-        found.setdefault(sample.case, []).append(sample)
-    return found
-
-
-def _values(rounds: Sequence[Sample], of: Callable[[Sample], float]) -> list[float]:
-    return [of(sample) for sample in rounds]
-
-
-def _median(rounds: Sequence[Sample], of: Callable[[Sample], float]) -> float:
-    return statistics.median(_values(rounds, of))
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

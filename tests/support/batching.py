@@ -16,7 +16,7 @@ from typing import Final, cast
 import numpy as np
 
 from engines.base import BatchPolicy, TensorSpec
-from engines.batch_queue import QueuedRequest
+from engines.batch_queue import CallbackRequest, QueuedRequest
 from engines.batcher import Batcher, BatcherStatistics, BatchReport, Executed
 from engines.errors import EngineError
 from engines.fake import FakeEngine, Script
@@ -117,7 +117,7 @@ def make_request(
     on_done: Callable[[object], None] = lambda outcome: None,
 ) -> QueuedRequest:
     """Return a request of one row per value; `width` makes its shape."""
-    return QueuedRequest(
+    return CallbackRequest(
         inputs=(rows_of(values, width),),
         rows=len(values),
         shape_key=((width,),),

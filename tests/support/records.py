@@ -3,12 +3,30 @@
 from __future__ import annotations
 
 import struct
+from typing import Any
 
+from engines.batcher import Execution
 from engines.tensors import Tensor
 from gateway.ids import uuid7
-from gateway.prediction_log.record import PredictionRecord
+from gateway.prediction_log.record import Origin, PredictionRecord
 
 STARTED_MS = 1_767_225_600_000
+
+
+ORIGIN_FIELDS = frozenset(Origin.__slots__)
+_US = 1_000
+
+
+def record_of(  # Any: a record's fields
+    *, queue_us: int = 0, batch_us: int = 0, infer_us: int = 0, batch_rows: int = 0, **fields: Any
+) -> PredictionRecord:
+    """Return a record of all its fields, those of its origin and its execution among them."""
+    origin = Origin(**{k: v for k, v in fields.items() if k in ORIGIN_FIELDS})
+    execution = None
+    if batch_us or infer_us or batch_rows:
+        execution = Execution(batch_us * _US, infer_us * _US, 0, batch_rows, 1)
+    rest = {k: v for k, v in fields.items() if k not in ORIGIN_FIELDS}
+    return PredictionRecord(origin, queue_us=queue_us, execution=execution, **rest)
 
 
 def make_record(
@@ -17,7 +35,7 @@ def make_record(
     """Return a record whose id and caller's id carry `number`."""
     if inputs is None:
         inputs = (Tensor("x", "FP32", (1, 2), struct.pack("<2f", number, 0.5)),)
-    return PredictionRecord(
+    return record_of(
         rid=uuid7(STARTED_MS + number, number),
         name=name,
         ts_us=(STARTED_MS + number) * 1_000,

@@ -38,7 +38,7 @@ def test_requests_that_arrive_while_the_instance_is_busy_go_together_when_it_is_
                 await asyncio.sleep(0)
             assert bench.statistics().queue.queued_requests == 3
             bench.gate.open()
-            numbers = {(await reply.executed()).batch_number for reply in replies}
+            numbers = {(await reply.executed()).execution.number for reply in replies}
             assert len(numbers) == 1
             assert [r.rows for r in bench.reports] == [1, 3]
 
@@ -53,11 +53,11 @@ def test_the_answer_tells_where_the_time_went_and_who_rode_along() -> None:
             _, second = bench.submit(3.0)
             bench.gate.open()
             one, two = await first.executed(), await second.executed()
-            assert (one.batch_rows, one.batch_number) == (2, 1)
-            assert (two.batch_rows, two.batch_number) == (1, 2)
+            assert (one.execution.rows, one.execution.number) == (2, 1)
+            assert (two.execution.rows, two.execution.number) == (1, 2)
             assert 0 <= two.queue_ns <= time.monotonic_ns() - before_ns
-            assert min(one.input_ns, one.infer_ns, one.output_ns) >= 0
-            assert [r.infer_ns for r in bench.reports] == [one.infer_ns, two.infer_ns]
+            assert min(one.execution.input_ns, one.execution.infer_ns, one.execution.output_ns) >= 0
+            assert [r.infer_ns for r in bench.reports] == [one.execution.infer_ns, two.execution.infer_ns]
 
     asyncio.run(scenario())
 
@@ -85,7 +85,7 @@ def test_shapes_are_never_mixed() -> None:
             bench.gate.open()
             for width, pair in replies.items():
                 answers = [await reply.executed() for reply in pair]
-                assert {answer.batch_number for answer in answers} == {answers[0].batch_number}
+                assert {answer.execution.number for answer in answers} == {answers[0].execution.number}
                 assert [answer.outputs[0].shape for answer in answers] == [(1, width)] * 2
             assert [r.rows for r in bench.reports] == [1, 2, 2, 2]
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from engines.base import Engine, EngineConfig, ModelSpec, TensorSpec
-from engines.batch_queue import QueuedRequest
+from engines.batch_queue import CallbackRequest
 from engines.errors import InstanceFailed, VersionNotReady
 from engines.repository import Repository
 from engines.served import IndexEntry, VersionState
@@ -247,7 +247,7 @@ def test_in_a_real_runtime_too_one_bad_index_fails_only_its_request(shelf: Shelf
                 reply = Reply()
                 tensor = from_array("x", "INT64", np.array([[index]], np.int64))
                 repository.get("table", "1").batcher.submit(
-                    QueuedRequest(
+                    CallbackRequest(
                         inputs=(tensor,), rows=1, shape_key=(), enqueued_ns=0, on_done=reply
                     )
                 )

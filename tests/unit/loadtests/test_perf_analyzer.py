@@ -45,6 +45,7 @@ def test_a_report_is_read_for_each_concurrency() -> None:
         concurrency=1,
         per_second=3094.24,
         average_us=322,
+        p50_us=306,
         p99_us=599,
         requests=11155,
         queue_us=35,

@@ -1,0 +1,147 @@
+"""A front process: the predict listeners, and a link to the engine process.
+
+Started by the supervisor, never by hand. Its listening sockets are the supervisor's: when it ends,
+however that is, connections go on gathering in them for its successor.
+
+Stop, in this order: refuse (not ready, still live); wait, at most drain_timeout_s, until every
+accepted request is answered; past the limit answer what is left with UNAVAILABLE/503; close the
+listeners, then the link.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import logging
+import signal
+import socket
+import sys
+import time
+from typing import Final
+
+from gateway import logs
+from gateway.cli.server import run_loop
+from gateway.errors import StatusTable
+from gateway.workers import control, listeners, remote_service
+from gateway.workers.control import Reports
+from gateway.workers.remote_engine import RemoteEngine
+from gateway.workers.remote_pipeline import RemotePipeline
+from gateway.workers.remote_service import FrontCatalog, PassedOn, RemoteService
+from gateway.workers.settings import FrontSettings
+
+logger = logging.getLogger(__name__)
+
+CLOSE_S: Final = 2.0
+"""Least time for answers to be sent."""
+HEAR_S: Final = 5.0
+"""Longest wait for the engine process before connections are accepted."""
+SETTLE_S: Final = 0.05
+"""What was sent to the engine process before a link is closed gets there within this time."""
+
+
+def main() -> int:
+    """Run until the supervisor says otherwise."""
+    control.ignore_signals()
+    sock, settings = control.inherited(sys.argv[1])
+    logs.configure()
+    control.name_in_log(f"front {settings.index}")
+    run_loop(serve(settings, sock))
+    return 0
+
+
+class Front:
+    """One front process. Make it on a running event loop."""
+
+    def __init__(self, settings: FrontSettings, reports: Reports) -> None:
+        self._settings = settings
+        self._reports = reports
+        server = settings.server
+        statuses = StatusTable(server.overload_codes)
+        self._engine = RemoteEngine(
+            settings.socket_path,
+            settings.index,
+            self._ready_changed,
+            has_served=settings.has_served,
+        )
+        self._catalog = FrontCatalog(self._engine)
+        self._pipeline = RemotePipeline(self._engine, statuses, settings.index)
+        app = remote_service.make_app(
+            catalog=self._catalog,
+            passed_on=PassedOn(self._engine, statuses, server.max_body_bytes),
+            statuses=statuses,
+        )
+        service = RemoteService(
+            pipeline=self._pipeline,
+            catalog=self._catalog,
+            engine=self._engine,
+            statuses=statuses,
+        )
+        self._listeners = listeners.make(
+            settings,
+            pipeline=self._pipeline,
+            catalog=self._catalog,
+            app=app,
+            service=service,
+            statuses=statuses,
+        )
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def start(self) -> None:
+        """Accept connections; ready once the engine process is.
+
+        Connections wait until the engine process has said where it is, so that nobody is told that
+        it starts who comes to a front that does; if it is away, callers wait here instead.
+        """
+        self._tasks.add(asyncio.create_task(self._engine.run(self._pipeline)))
+        self._tasks.add(asyncio.create_task(self._pipeline.watch()))
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(HEAR_S):
+                await self._engine.heard.wait()
+        await self._listeners.start()
+
+    async def stop(self) -> None:
+        """Refuse, wait, close: the order in the module's documentation."""
+        limit_s = time.monotonic() + self._settings.server.drain_timeout_s
+        self._catalog.is_draining = True
+        self._pipeline.drain()
+        await self._listeners.set_ready(is_ready=False)
+        try:
+            async with asyncio.timeout(max(0.0, limit_s - time.monotonic())):
+                await self._pipeline.idle()
+        except TimeoutError:
+            requests = self._pipeline.in_flight
+            logger.error("drain timeout passed", extra={"requests": requests})
+            self._pipeline.abandon()
+        await self._listeners.stop(max(CLOSE_S, limit_s - time.monotonic()))
+        for task in self._tasks:
+            task.cancel()
+        self._engine.close()
+        await asyncio.sleep(SETTLE_S)
+
+    def _ready_changed(self, is_ready: bool) -> None:
+        if is_ready:
+            self._reports.say("ready")
+        is_ready = is_ready and not self._catalog.is_draining
+        task = asyncio.create_task(self._listeners.set_ready(is_ready=is_ready))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+
+async def serve(settings: FrontSettings, sock: socket.socket) -> None:
+    """Serve until the supervisor says otherwise or has ended, then stop in order."""
+    reports = Reports(sock)
+    reports.start()
+    front = Front(settings, reports)
+    await front.start()
+    gc.collect()
+    gc.freeze()
+    reports.say("up")
+    await reports.drain_asked.wait()
+    await front.stop()
+
+
+if __name__ == "__main__":
+    with contextlib.suppress(AttributeError):
+        signal.signal(signal.SIGPIPE, signal.SIG_IGN)
+    sys.exit(main())
