@@ -3,23 +3,28 @@
 from __future__ import annotations
 
 import argparse
-import asyncio
 import logging
 import os
 import sys
-from collections.abc import Coroutine
 from pathlib import Path
 
 from gateway import config as configuration
-from gateway import logs
+from gateway import logs, tls
 from gateway.config import Config, ConfigError
+from gateway.event_loop import run_loop
 from gateway.route_control.file_store import StoreLocked
 from gateway.sockets import AddressInUse
 
 
 def read(path: Path) -> tuple[Config, Path]:
-    """Return the checked configuration and the model repository's folder; raises ConfigError."""
+    """Return the configuration and the model repository's folder, both checked with their files.
+
+    Raises:
+        ConfigError: with the path of the field.
+    """
     config = configuration.load(path, os.environ)
+    if config.server.tls is not None:
+        tls.server_context(config.server.tls, path.parent, ())
     return config, configuration.check_targets(config, path.parent)
 
 
@@ -37,15 +42,19 @@ def check(arguments: argparse.Namespace) -> int:
 
 def serve(arguments: argparse.Namespace) -> int:
     """Serve until SIGTERM or Ctrl-C."""
-    # Imported here: `sluice check` and `sluice log` need no engine and no server.
-    from gateway import app
-
     try:
         config, root = read(arguments.config)
     except ConfigError as exc:
         print(f"sluice: {arguments.config}: {exc}", file=sys.stderr)
         return 2
     logs.configure()
+    # Imported here: `sluice check` and `sluice log` need no engine and no server.
+    if config.server.workers > 1:
+        from gateway.workers import supervisor
+
+        return supervisor.run(config, root, arguments.config.parent)
+    from gateway import app
+
     try:
         run_loop(app.serve(config, root, arguments.config.parent))
     except (AddressInUse, StoreLocked) as exc:
@@ -59,13 +68,3 @@ def demo(arguments: argparse.Namespace) -> int:
     from gateway.demo import run
 
     return run.run(directory=arguments.dir, redis_url=arguments.redis, once=arguments.once)
-
-
-def run_loop(main: Coroutine[object, object, None]) -> None:
-    """Run a coroutine on uvloop where it is installed."""
-    try:
-        import uvloop
-    except ImportError:
-        asyncio.run(main)
-    else:
-        uvloop.run(main)

@@ -32,7 +32,8 @@ from gateway.grpc_transport.head import CallHead, Raw, Sink
 from gateway.grpc_transport.messages import PREFIX_BYTES, MessageReader, unpack_prefix
 from gateway.http2 import frames
 from gateway.http2.frames import END_HEADERS, HEADERS, WHOLE_HEAD
-from gateway.http2.outbound import BULKY_BYTES, Outbound
+from gateway.http2.inbound import Inbound
+from gateway.http2.outbound import BULKY_BYTES
 from gateway.http2.stream import CLOSED, HALF_CLOSED, OPEN, Stream
 
 logger = logging.getLogger(__name__)
@@ -46,7 +47,9 @@ _pack_answer: Final = struct.Struct(f">5sI{len(status.HEAD)}sHBHIBI").pack
 _pack_end: Final = struct.Struct(f">HBBBI{len(status.OK_TRAILERS)}s").pack
 """The frame of trailers of status OK, but for what a handler adds."""
 _pack_prefix: Final = struct.Struct(">BI").pack
-_OK_BYTES: Final = len(status.OK_TRAILERS)
+_HEAD: Final = status.HEAD
+_OK: Final = status.OK_TRAILERS
+_OK_BYTES: Final = len(_OK)
 
 
 class _Spent(MessageReader):
@@ -72,9 +75,17 @@ class Call(Stream):
     )
 
     head: CallHead
+    connection: Inbound
 
-    def __init__(self, connection: Outbound, stream_id: int, head: CallHead) -> None:
-        super().__init__(connection, stream_id, head)
+    def __init__(self, connection: Inbound, stream_id: int, head: CallHead) -> None:
+        # The fields of Stream are set here as well: this runs once per request.
+        self.connection = connection
+        self.stream_id = stream_id
+        self.head = head
+        self.state = OPEN
+        self.is_done = self.is_head_sent = self.is_paused = False
+        self.queue = None
+        self.window_bytes = self.unreturned_bytes = 0
         self._reader: MessageReader | None = None
         self._sink: Sink | None = None
         self._inflated_bytes = 0
@@ -110,15 +121,13 @@ class Call(Stream):
             stream_id = self.stream_id
             connection.send_window -= size
             tail = _OK_BYTES + len(trailers)
+            high, low = size >> 8, size & 0xFF
             connection.out += (
-                _pack_answer(
-                    _HEAD_FRAME, stream_id, status.HEAD,
-                    size >> 8, size & 0xFF, 0, stream_id, 0, size - PREFIX_BYTES,
-                ),
+                _pack_answer(_HEAD_FRAME, stream_id, _HEAD, high, low, 0, stream_id, 0, size - 5),
                 message,
-                _pack_end(tail >> 8, tail & 0xFF, HEADERS, WHOLE_HEAD, stream_id, status.OK_TRAILERS),
+                _pack_end(tail >> 8, tail & 0xFF, HEADERS, WHOLE_HEAD, stream_id, _OK),
                 trailers,
-            )  # fmt: skip
+            )
             if size > BULKY_BYTES:
                 connection.is_bulky = True
             self.is_done = True
@@ -248,9 +257,10 @@ class Call(Stream):
             if self._reader is None:
                 if not self.head.is_streaming:
                     self._reader = self._new_reader()
-            elif now_ns - self._reader.moved_ns > self.connection.limits.slow_peer_timeout_s * 1e9:
-                if not (self.head.is_streaming and self._reader.is_empty):
-                    self._refuse(status.UNAVAILABLE, "the request has stopped arriving")
+            elif self._reader.has_stalled(now_ns) and not (
+                self.head.is_streaming and self._reader.is_empty
+            ):
+                self._refuse(status.UNAVAILABLE, "the request has stopped arriving")
 
     def body_view(self, size: int) -> memoryview | None:
         """Return where a message under way goes on."""
@@ -280,8 +290,8 @@ class Call(Stream):
         """Begin a streaming call; its handler returns what takes the messages."""
         try:
             self._sink = cast("Sink", self.head.start(self))
-        except Exception:  # a handler's bug costs its call only
-            self._broken()
+        except Exception as exc:  # a handler's bug costs its call only
+            self._broken(exc)
         if self.is_done:
             self._sink = None
 
@@ -295,8 +305,8 @@ class Call(Stream):
             else:
                 self._reader = SPENT
                 self.head.start(self, message)
-        except Exception:  # a handler's bug costs its call only
-            self._broken()
+        except Exception as exc:  # a handler's bug costs its call only
+            self._broken(exc)
 
     def _gather(self, data: bytes, start: int, end: int, *, is_last: bool) -> None:
         """Take a part of the request that is not one message."""
@@ -344,8 +354,8 @@ class Call(Stream):
         elif self._sink is not None:
             try:
                 self._sink(None)
-            except Exception:  # a handler's bug costs its call only
-                self._broken()
+            except Exception as exc:  # a handler's bug costs its call only
+                self._broken(exc)
         else:
             self.fail(status.UNIMPLEMENTED, "the call came without a message")
 
@@ -353,8 +363,9 @@ class Call(Stream):
         head = self.head
         return MessageReader(self.connection, head.encoding, head.max_message_bytes)
 
-    def _broken(self) -> None:
-        logger.exception("the handler of a call has failed", extra={"path": repr(self.head.path)})
+    def _broken(self, exc: Exception) -> None:
+        path = self.head.path.decode("latin-1")
+        logger.error("the handler of a call has failed", exc_info=exc, extra={"path": path})
         self.fail(status.INTERNAL, status.INTERNAL_TEXT)
 
     def _refuse(self, code: int, text: str) -> None:
@@ -382,6 +393,5 @@ class Call(Stream):
     def _guard(self, callback: Callable[[], None]) -> None:
         try:
             callback()
-        except Exception:  # a handler's bug costs its call only
-            logger.exception("the handler of a call has failed")
-            self.fail(status.INTERNAL, status.INTERNAL_TEXT)
+        except Exception as exc:  # a handler's bug costs its call only
+            self._broken(exc)

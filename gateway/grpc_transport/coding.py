@@ -18,6 +18,9 @@ MIN_BYTES: Final = 32
 TOO_MUCH: Final = (status.RESOURCE_EXHAUSTED, "too many bytes are held for this connection")
 """Code and text where the limit of a connection's bytes is reached."""
 
+TOLD_BYTES: Final = 512
+"""How much too large a message is, is said up to about here: beyond, it is not inflated."""
+
 
 class MessageRefused(Exception):
     """A message that cannot be taken; it ends its call with this status."""
@@ -29,7 +32,7 @@ class MessageRefused(Exception):
 
 
 def inflate(data: bytes | bytearray, encoding: bytes, limit_bytes: int) -> bytes:
-    """Return a compressed message as it was; at most one byte more than the limit is ever made.
+    """Return a compressed message as it was; hardly more than the limit is ever made.
 
     Raises:
         MessageRefused: broken, cut off, followed by something, or too large.
@@ -41,11 +44,13 @@ def inflate(data: bytes | bytearray, encoding: bytes, limit_bytes: int) -> bytes
         raise MessageRefused(status.INTERNAL, "Compression bit set but no encoding configured")
     inflater = zlib.decompressobj(bits)
     try:
-        message = inflater.decompress(data, limit_bytes + 1)
+        message = inflater.decompress(data, limit_bytes + TOLD_BYTES + 1)
     except zlib.error:
         raise _failed("zlib error") from None
     if len(message) > limit_bytes:
-        text = f"SERVER: Received message larger than max ({limit_bytes + 1} vs. {limit_bytes})"
+        text = f"SERVER: Received message larger than max ({len(message)} vs. {limit_bytes})"
+        if len(message) > limit_bytes + TOLD_BYTES:
+            text = "Decompressed message larger than max"
         raise MessageRefused(status.RESOURCE_EXHAUSTED, text)
     if not inflater.eof:
         raise _failed("data error")

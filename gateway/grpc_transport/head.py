@@ -4,8 +4,8 @@ Knows no connection and no call. A `CallHead` is made once per header block and 
 that bring the same bytes, so nothing here depends on a call, and nothing is changed after it was
 made but the metadata, which few ask for and which are decoded then.
 
-A refusal has grpcio's code and text wherever grpcio refuses, so that clients see one server whatever
-the transport. A request that is no gRPC gets an HTTP status instead.
+A refusal has grpcio's code and text wherever grpcio refuses, so that clients see one server
+whatever the transport. A request that is no gRPC gets an HTTP status instead.
 """
 
 from __future__ import annotations

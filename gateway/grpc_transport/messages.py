@@ -73,6 +73,10 @@ class MessageReader:
         """Whether nothing is held: neither a part of a message, nor what is kept for later."""
         return self._buffer is None and not self._prefix and not self._backlog
 
+    def has_stalled(self, now_ns: int) -> bool:
+        """Whether nothing has come for longer than the limits allow."""
+        return now_ns - self.moved_ns > self._connection.limits.slow_peer_timeout_s * 1e9
+
     def take(self, data: bytes | bytearray, start: int, end: int) -> int:
         """Take input up to the end of a message; return how far that is.
 

@@ -1,8 +1,8 @@
 """What makes a header list a request (RFC 9113, section 8), checked once per decoded block.
 
-Knows names and values, no connection and no gRPC. Names are judged by their sequence, which a client
-repeats from call to call however much the values vary: `FieldRules` remembers the sequences that
-were right. Values are judged by one search over all of them.
+Knows names and values, no connection and no gRPC. Names are judged by their sequence, which a
+client repeats from call to call however much the values vary: `FieldRules` remembers the sequences
+that were right. Values are judged by one search over all of them.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Every bound of an HTTP/2 connection and of the listener that accepts them.
 
-Values only. What happens at a bound is said beside it; `connection` and `outbound` keep those of one
-connection, the driver those that need a clock or a socket.
+Values only. What happens at a bound is said beside it; `inbound` and `outbound` keep those of one
+connection, `liveness` those that need a clock, the driver those of sockets.
 """
 
 from __future__ import annotations

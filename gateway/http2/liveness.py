@@ -1,8 +1,8 @@
 """What the clock does to a connection: timeouts, keepalive, the steps of a drain.
 
 Knows times and a connection; no timer. One timer per server calls `sweep` on every connection now
-and then, so that neither connections nor calls have timers of their own; everything here is therefore
-late by up to the timer's period.
+and then, so that neither connections nor calls have timers of their own; so everything here is late
+by up to the timer's period.
 
 In the order of a connection's life:
   * without a preface it ends after `handshake_timeout_s`;
@@ -41,9 +41,9 @@ def sweep(connection: Connection, now_ns: int) -> None:
         _sweep_streams(connection, now_ns)
     if connection.is_full:
         return  # nothing is read either: the driver watches what is written
-    if connection.is_mid_frame:
-        if now_ns - connection.received_ns > limits.slow_peer_timeout_s * _NS:
-            connection.end(ErrorCode.NO_ERROR, "a frame has stopped arriving")
+    silent_ns = now_ns - connection.received_ns
+    if connection.is_mid_frame and silent_ns > limits.slow_peer_timeout_s * _NS:
+        connection.end(ErrorCode.NO_ERROR, "a frame has stopped arriving")
     _keep_alive(connection, now_ns)
     _close_idle(connection, now_ns)
 

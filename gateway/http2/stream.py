@@ -28,7 +28,7 @@ from gateway.http2.fields import RequestHead
 from gateway.http2.frames import DATA, HEADERS, RST_STREAM, WINDOW_UPDATE
 
 if TYPE_CHECKING:
-    from gateway.http2.outbound import Outbound
+    from gateway.http2.inbound import Inbound
 
 
 class State(Enum):
@@ -143,7 +143,7 @@ class Stream:
         "window_bytes",
     )
 
-    def __init__(self, connection: Outbound, stream_id: int, head: RequestHead) -> None:
+    def __init__(self, connection: Inbound, stream_id: int, head: RequestHead) -> None:
         self.connection = connection
         self.stream_id = stream_id
         self.head = head

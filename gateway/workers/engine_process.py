@@ -14,13 +14,12 @@ import sys
 from typing import Final
 
 from gateway import logs
-from gateway.app import spare_the_collector
-from gateway.cli.server import run_loop
+from gateway.app import App, spare_the_collector
+from gateway.event_loop import run_loop
 from gateway.route_control.file_store import StoreLocked
 from gateway.sockets import AddressInUse
 from gateway.workers import control
 from gateway.workers.control import Reports
-from gateway.workers.engine_app import EngineApp
 from gateway.workers.engine_end import EngineEnd
 from gateway.workers.settings import EngineSettings
 
@@ -50,11 +49,11 @@ async def serve(settings: EngineSettings, sock: socket.socket) -> None:
     reports.start()
     listening = socket.socket(fileno=settings.socket_fd)
     listening.setblocking(False)
-    app = EngineApp(settings.config, settings.root, settings.base)
+    app = App(settings.config, settings.root, settings.base, has_front_door=False)
     end = EngineEnd(
         pipeline=app.pipeline,
         service=app.service,
-        app=app.predict_app,
+        app=app.predict,
         catalog=app.catalog,
         lifecycle=app.lifecycle,
         statuses=app.statuses,
@@ -68,7 +67,9 @@ async def serve(settings: EngineSettings, sock: socket.socket) -> None:
         spare_the_collector()
         end.announce()
         ports = app.ports
-        reports.say("ready", metrics=ports.metrics, admin=ports.admin, routes=app.route_names())
+        reports.say(
+            "ready", metrics=ports.metrics, admin=ports.admin, routes=sorted(app.routes.snapshot)
+        )
     await waiting
     if reports.is_alone:
         await _fronts_gone(end, settings.config.server.drain_timeout_s + LAST_ANSWERS_S)

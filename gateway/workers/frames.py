@@ -33,8 +33,10 @@ from typing import Any, Final, NamedTuple, TypeVar
 import msgspec
 
 from engines.tensors import Raw, Tensor
+from gateway.memo import Memo
 from gateway.request import (
     NO_PARAMETERS,
+    NOBODY,
     HeaderLookup,
     InferRequest,
     InferResponse,
@@ -48,6 +50,8 @@ from gateway.workers.headers import HeaderBlock
 MAX_MESSAGE_BYTES: Final = (1 << 32) - 1
 DESCRIPTIONS: Final = 1_024
 DESCRIPTION_BYTES: Final = 4_096
+
+_REMEMBERED_SERVINGS: Final = 512
 
 HEAD: Final = struct.Struct("<IBBHQ")
 """length, kind, flags, index, number"""
@@ -426,6 +430,15 @@ def _describe_answer(response: InferResponse, s: Serving) -> bytes:
     return _encode(described)
 
 
+_servings: Final[Memo[tuple[str, str, int, str], Serving]] = Memo(_REMEMBERED_SERVINGS)
+
+
+def serving_of(variant: str, assigned: str, revision: int, reason: str) -> Serving:
+    """Return who serves; the same object for the same words, as transports remember by it."""
+    key = (variant, assigned, revision, reason)
+    return _servings.get(key) or _servings.put(key, Serving(*key) if any(key) else NOBODY)
+
+
 class _Answerer(NamedTuple):
     """A description of answers, with what is made of it once."""
 
@@ -447,7 +460,7 @@ class AnswerReader:
     def define(self, number: int, data: bytes, start: int, end: int) -> None:
         """Take a description."""
         d = _description(_answered_by, number, data[start:end])
-        serving = Serving(d.variant, d.assigned, d.revision, d.reason)
+        serving = serving_of(d.variant, d.assigned, d.revision, d.reason)
         self._known[number] = _Answerer(d.model, d.version, serving, d.tensors)
 
     def read(
@@ -568,5 +581,5 @@ def read_error(data: bytes, start: int, end: int) -> ErrorFrame:
         name, sentence, who = _decode_error(data[start:end])
     except (msgspec.DecodeError, UnicodeDecodeError) as exc:
         raise FrameError(f"an error: {exc}") from None
-    served_by = None if who is None else ServedBy(who[0], Serving(*who[1:]))
+    served_by = None if who is None else ServedBy(who[0], serving_of(*who[1:]))
     return ErrorFrame(name, sentence, served_by)

@@ -21,14 +21,16 @@ import time
 from typing import Final
 
 from gateway import logs
-from gateway.cli.server import run_loop
+from gateway.event_loop import run_loop
 from gateway.errors import StatusTable
-from gateway.workers import control, listeners, remote_service
+from gateway.front_door import FrontDoor, Sockets
+from gateway.http_api.fast.exchange import Service
+from gateway.workers import control, remote_service
 from gateway.workers.control import Reports
 from gateway.workers.remote_engine import RemoteEngine
 from gateway.workers.remote_pipeline import RemotePipeline
 from gateway.workers.remote_service import FrontCatalog, PassedOn, RemoteService
-from gateway.workers.settings import FrontSettings
+from gateway.workers.settings import FrontSettings, takes_socket
 
 logger = logging.getLogger(__name__)
 
@@ -77,15 +79,23 @@ class Front:
             engine=self._engine,
             statuses=statuses,
         )
-        self._listeners = listeners.make(
-            settings,
+        http = Service(
             pipeline=self._pipeline,
             catalog=self._catalog,
+            statuses=statuses,
+            limit_bytes=server.max_body_bytes,
+        )
+        self._door = FrontDoor(
+            server,
+            settings.base,
+            http=http,
             app=app,
             service=service,
             statuses=statuses,
+            sockets=_sockets(settings),
         )
         self._tasks: set[asyncio.Task[None]] = set()
+        self._is_listening = False
 
     async def start(self) -> None:
         """Accept connections; ready once the engine process is.
@@ -98,14 +108,16 @@ class Front:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(HEAR_S):
                 await self._engine.heard.wait()
-        await self._listeners.start()
+        await self._door.start()
+        self._is_listening = True
+        self._ready_changed(self._engine.is_ready)
 
     async def stop(self) -> None:
         """Refuse, wait, close: the order in the module's documentation."""
         limit_s = time.monotonic() + self._settings.server.drain_timeout_s
         self._catalog.is_draining = True
         self._pipeline.drain()
-        await self._listeners.set_ready(is_ready=False)
+        await self._door.set_ready(is_ready=False)
         try:
             async with asyncio.timeout(max(0.0, limit_s - time.monotonic())):
                 await self._pipeline.idle()
@@ -113,19 +125,30 @@ class Front:
             requests = self._pipeline.in_flight
             logger.error("drain timeout passed", extra={"requests": requests})
             self._pipeline.abandon()
-        await self._listeners.stop(max(CLOSE_S, limit_s - time.monotonic()))
+        await self._door.stop(max(CLOSE_S, limit_s - time.monotonic()))
         for task in self._tasks:
             task.cancel()
         self._engine.close()
         await asyncio.sleep(SETTLE_S)
 
     def _ready_changed(self, is_ready: bool) -> None:
+        if not self._is_listening:
+            return
         if is_ready:
             self._reports.say("ready")
         is_ready = is_ready and not self._catalog.is_draining
-        task = asyncio.create_task(self._listeners.set_ready(is_ready=is_ready))
+        task = asyncio.create_task(self._door.set_ready(is_ready=is_ready))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+
+def _sockets(settings: FrontSettings) -> Sockets:
+    takes_grpc = takes_socket(settings.server)
+    return Sockets(
+        http=socket.socket(fileno=settings.http_fd),
+        grpc=socket.socket(fileno=settings.grpc_fd) if takes_grpc else None,
+        shares_grpc_port=not takes_grpc,
+    )
 
 
 async def serve(settings: FrontSettings, sock: socket.socket) -> None:

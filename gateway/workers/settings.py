@@ -42,4 +42,4 @@ class FrontSettings:
 
 def takes_socket(server: ServerConfig) -> bool:
     """Whether the gRPC transport serves a socket that was bound for it; grpcio binds its own."""
-    return False
+    return server.grpc_transport != "grpcio"

@@ -29,6 +29,7 @@ from typing import Any, Final
 import msgspec
 
 from gateway import config as configuration
+from gateway import tls
 from gateway.config import Config
 from gateway.sockets import AddressInUse
 from gateway.workers.control import DRAIN, Child, spawn
@@ -51,7 +52,13 @@ _CANNOT_START: Final = 1
 
 
 def run(config: Config, root: Path, base: Path) -> int:
-    """Serve until SIGTERM or Ctrl-C; return the exit code."""
+    """Serve until SIGTERM or Ctrl-C; return the exit code.
+
+    Raises:
+        ConfigError: a file of TLS is not what it should be.
+    """
+    if config.server.tls is not None:
+        tls.server_context(config.server.tls, base, ("h2",))  # fronts would only find it one by one
     try:
         return asyncio.run(_run(config, root, base))
     except AddressInUse as exc:

@@ -21,7 +21,7 @@ import msgspec
 
 from loadtests.bench import machine
 from loadtests.bench.measure import SETTLE_S
-from loadtests.bench.results import Book, Results
+from loadtests.bench.results import Book, Figure, Results
 from loadtests.bench.targets import GOALS, Goal, shown
 
 ROOT: Final = Path(__file__).parents[2]
@@ -121,12 +121,18 @@ def _case_line(case: str, title: str, book: Book) -> str:
         title,
         spread(book.values(case, "cpu_us"), 1),
         f"{statistics.median(book.values(case, 'per_s')):,.0f}",
-        f"{statistics.median(book.values(case, 'p50_ms')):.2f}",
-        f"{statistics.median(book.values(case, 'p99_ms')):.2f}",
-        f"{statistics.median(book.values(case, 'rows_per_batch')):.1f}",
-        f"{statistics.median(book.values(case, 'pss_mb')):.0f}",
+        _known(book, case, "p50_ms", 2),
+        _known(book, case, "p99_ms", 2),
+        _known(book, case, "rows_per_batch", 1),
+        _known(book, case, "pss_mb", 0),
     ]
     return f"| {' | '.join(cells)} |"
+
+
+def _known(book: Book, case: str, figure: Figure, digits: int) -> str:
+    """Return a median; a dash where it is 0, which none of these figures can be."""
+    median = book.median(case, figure)
+    return f"{median:,.{digits}f}" if median else "-"
 
 
 def spread(values: Sequence[float], digits: int) -> str:

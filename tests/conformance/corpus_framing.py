@@ -32,7 +32,8 @@ _CALM_S: Final = 1.0
 
 
 def _call(name: str, *steps: Step, limit_s: float = _CALM_S) -> Rpc:
-    return Rpc(name=name, steps=(Head(), *steps), limit_s=limit_s)
+    is_alone = name.startswith("cancelled")  # in time, that is
+    return Rpc(name=name, steps=(Head(), *steps), limit_s=limit_s, is_alone=is_alone)
 
 
 def rpcs() -> list[Rpc]:

@@ -28,7 +28,54 @@ class Difference:
         return fnmatchcase(name, self.names)
 
 
-DIFFERENCES: Final[tuple[Difference, ...]] = ()
+_RFC: Final = "RFC 9113 calls this request malformed: a stream error, PROTOCOL_ERROR"
+_HANGS: Final = "grpcio never answers this: ours says what is wrong"
+_RACE: Final = "grpcio's core and its handler race for the answer when a deadline passes"
+_FLAGS: Final = (
+    "grpcio hangs, or takes a message with such a flag for an empty one: ours says what is wrong"
+)
+_NO_GRPC: Final = "the gRPC protocol wants 415 for what is no gRPC; grpcio takes any content-type"
+_POST: Final = "ours answers 405 where gRPC demands POST; grpcio resets the stream, or answers 13"
+
+DIFFERENCES: Final[tuple[Difference, ...]] = (
+    Difference("content-type: APPLICATION/GRPC", _NO_GRPC),
+    Difference("content-type: application/json", _NO_GRPC),
+    Difference("content-type: application/x-protobuf", _NO_GRPC),
+    Difference("content-type: text/plain", _NO_GRPC),
+    Difference("content-type: ", _NO_GRPC),
+    Difference("content-type: None", _NO_GRPC),
+    Difference("stream: wrong content-type", _NO_GRPC),
+    Difference("method: None", _RFC),
+    Difference("method: *", _POST),
+    Difference("path: None", _RFC),
+    Difference("path: ", _RFC),
+    Difference("scheme: None", _RFC),
+    Difference("te: None", "a missing te is no reason to refuse: curl and h2load send none"),
+    Difference("te: *", _RFC),
+    Difference("authority: none", ":authority may be left out (RFC 9113, 8.3.1)"),
+    Difference("pseudo: *", _RFC),
+    Difference("timeout wrong: ' 5S'", _RFC + " (a value that begins with a space)"),
+    Difference("metadata: binary, two in one", "values of -bin fields may be joined by commas"),
+    Difference("field: a byte over 127 in a value", _RFC, is_sometimes=True),
+    Difference("field: 40 KB*", "the limit of a header list is ours, and so is the text"),
+    Difference("field: [!b]*", _RFC),
+    Difference("shape: padding", "grpcio does not take padded DATA"),
+    Difference("shape: only padding first", "grpcio does not take padded DATA"),
+    Difference("broken: no message*", _HANGS),
+    Difference("broken: ? bytes of the prefix", _HANGS),
+    Difference("broken: only the prefix", _HANGS),
+    Difference("broken: the message cut*", _HANGS),
+    Difference("broken: flag [!1]*", _FLAGS),
+    Difference("broken: flag 128", _FLAGS),
+    Difference("broken: text for a message", _FLAGS),
+    Difference(
+        "stream: the * cut off",
+        "grpcio drops the part of a message and ends the stream as if all were well",
+    ),
+    Difference("stream: flag 2", _FLAGS),
+    Difference("late: *", _RACE, is_sometimes=True),
+    Difference("stream: late*", _RACE, is_sometimes=True),
+)
 
 
 def reason(name: str, fields: Collection[str]) -> str | None:

@@ -1,9 +1,9 @@
-"""Runs h2spec, the HTTP/2 conformance tool, against a gateway and prints its score.
+"""Runs h2spec, the HTTP/2 conformance tool, against our transport and prints its score.
 
-`python -m tests.conformance.h2spec --binary PATH [--transport sluice|grpcio] [SPEC]...`; README.md
-says how to build the tool, which is no part of this project. It asks for a plain page; a gRPC
-server that refuses what is no gRPC is asked for a gRPC method's path, and its refusals are answers
-too, so that nothing has to be made permissive.
+`python -m tests.conformance.h2spec --binary PATH [--transport permissive|sluice|grpcio] [SPEC]...`;
+README.md says how to build the tool, which is no part of this project. It asks for a plain page,
+and most of its checks need a request that is taken: a gateway answers 415 to what is no gRPC before
+anything can be wrong with it. Hence permissive.py, the default.
 """
 
 from __future__ import annotations
@@ -13,14 +13,19 @@ import re
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from tests.conformance.agree import OWN, gateways
+from tests.conformance.agree import gateways
+from tests.support.gateway import HOST
 
 PATH: Final = "/inference.GRPCInferenceService/ServerLive"
+_ROOT: Final = Path(__file__).parents[2]
 _LIMIT_S: Final = 400
+_STOP_LIMIT_S: Final = 10
 _SUMMARY: Final = re.compile(r"(\d+) tests, (\d+) passed, (\d+) skipped, (\d+) failed")
 _COLOURS: Final = re.compile(r"\x1b\[[0-9;]*m")
 
@@ -59,22 +64,41 @@ def run(binary: Path, address: str, *specs: str, timeout_s: int = 2) -> Score:
     return Score(total=total, passed=passed, skipped=skipped, failed=failed, report=report)
 
 
-def main() -> int:
-    """Start a gateway, run the tool, print its report."""
-    parser = argparse.ArgumentParser(description="HTTP/2 conformance of the gRPC port")
-    parser.add_argument("--binary", type=Path, required=True, help="h2spec")
-    parser.add_argument("--transport", default=OWN)
-    parser.add_argument("--address", help="host:port of a server that runs already")
-    parser.add_argument("specs", nargs="*")
-    asked = parser.parse_args()
-    if asked.address:
-        score = run(asked.binary, asked.address, *asked.specs)
-    else:
+@contextmanager
+def _address(transport: str) -> Iterator[str]:
+    """Run a server and yield its address."""
+    if transport != "permissive":
         with (
             tempfile.TemporaryDirectory() as folder,
-            gateways(Path(folder), (asked.transport,)) as (gateway,),
+            gateways(Path(folder), (transport,)) as (one,),
         ):
-            score = run(asked.binary, gateway.at.grpc, *asked.specs)
+            yield one.at.grpc
+        return
+    with permissive() as address:
+        yield address
+
+
+@contextmanager
+def permissive() -> Iterator[str]:
+    """Run permissive.py and yield its address."""
+    command = [sys.executable, "-m", "tests.conformance.permissive"]
+    with subprocess.Popen(
+        command, cwd=_ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as server:
+        assert server.stdout is not None
+        yield f"{HOST}:{server.stdout.readline().strip()}"
+        server.communicate(timeout=_STOP_LIMIT_S)
+
+
+def main() -> int:
+    """Start a server, run the tool, print its report."""
+    parser = argparse.ArgumentParser(description="HTTP/2 conformance of the gRPC port")
+    parser.add_argument("--binary", type=Path, required=True, help="h2spec")
+    parser.add_argument("--transport", default="permissive")
+    parser.add_argument("specs", nargs="*")
+    asked = parser.parse_args()
+    with _address(asked.transport) as address:
+        score = run(asked.binary, address, *asked.specs)
     print(score.report)  # noqa: T201
     return 1 if score.failed else 0
 

@@ -1,4 +1,4 @@
-"""`server.workers` = 2 as real processes: the same answers, and what clients see when one is killed.
+"""Two front processes and their engine process: what clients see when one of them is killed.
 
 Every kill is SIGKILL, under load, and what clients saw is counted to the request.
 """

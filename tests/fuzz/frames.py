@@ -277,7 +277,7 @@ def odd_connection(random: Random) -> list[bytes]:
         del frames[random.randrange(len(frames))]
     elif kind < 0.4:
         at = random.randrange(1, len(frames))
-        frames[at:at] = [random.choice(frames)] * random.choice((1, 2, 50))
+        frames[at:at] = [random.choice(frames)] * random.choice((1, 2, 50, 120))
     elif kind < 0.5:
         at = random.randrange(len(frames))
         frames[at] = _flipped(random, frames[at])

@@ -16,7 +16,7 @@ from random import Random
 from typing import Final
 
 from gateway.http2 import frames
-from gateway.http2.connection import Connection
+from gateway.http2.connection import Application, Connection
 from gateway.http2.fields import (
     FieldRules,
     Fields,
@@ -24,7 +24,7 @@ from gateway.http2.fields import (
     RequestHead,
     content_length,
 )
-from gateway.http2.hpack import literals
+from gateway.http2.hpack import Decoder, literals
 from gateway.http2.limits import Limits
 from gateway.http2.outbound import Outbound
 from gateway.http2.stream import CLOSED, HALF_CLOSED, OPEN, Stream
@@ -157,20 +157,91 @@ class Echo(Stream):
         self.release()
 
 
-class Peer:
-    """A connection, its application and its driver. Feed it, then `finish`."""
+class Driver:
+    """A connection under test, and what drives it. Feed it, then `finish`."""
 
-    def __init__(self, limits: Limits = LIMITS) -> None:
-        self.opened: dict[int, Echo] = {}
+    def __init__(self, application: Application, limits: Limits) -> None:
         self.now_ns = 1
         self.watcher = Watcher()
         self._limits = limits
-        self._rules = FieldRules()
-        self.connection = Connection(self, self, limits, self.now_ns)
+        self._is_due = False
+        self.connection = Connection(application, self, limits, self.now_ns)
         self.connection.start()
         self.flush()
 
-    # The application.
+    def output_ready(self) -> None:
+        """Note that there is output; it is taken after each input."""
+        assert self.connection.is_dirty
+        self._is_due = True
+
+    def feed(self, data: bytes, *, is_direct: bool = False) -> None:
+        """Give the connection bytes; directly where it offers room, if that is wanted."""
+        self.now_ns += STEP_NS
+        while is_direct and data:
+            view = self.connection.body_view()
+            if view is None:
+                break
+            size = min(len(view), len(data))
+            assert size, "room for nothing"
+            view[:size] = data[:size]
+            view.release()
+            data = data[size:]
+            self.connection.body_received(size, self.now_ns)
+        self.connection.receive(data, self.now_ns)
+        self.check()
+        self.flush()
+
+    def flush(self) -> None:
+        """Take the output as a socket does, as long as there is some."""
+        connection = self.connection
+        for _ in range(1_000):
+            if not self._is_due:
+                assert not connection.out, "output that nobody was told of"
+                assert not (connection.ready and connection.send_window > 0), "output that stalls"
+                return
+            self._is_due = connection.is_dirty = connection.is_bulky = False
+            taken, connection.out = b"".join(connection.out), []
+            self.watcher.last_id = connection.last_id
+            self.watcher.take(taken)
+            if not connection.is_ended:
+                connection.flushed()
+        raise AssertionError("the output never ends")
+
+    def check(self) -> None:
+        """Compare the books with what there is."""
+        connection = self.connection
+        streams = list(connection.streams.values())
+        assert len(streams) <= self._limits.streams_per_connection
+        queued = 0
+        for stream in streams:
+            assert stream.state is OPEN or stream.state is HALF_CLOSED
+            queued += stream.queue.size_bytes if stream.queue is not None else 0
+        assert queued <= connection.held_bytes <= self._limits.connection_bytes
+        assert connection.held_bytes == 0 or streams
+        waiting = {
+            stream.stream_id
+            for stream in streams
+            if stream.queue is not None and connection.initial_window + stream.window_bytes > 0
+        }
+        assert set(connection.ready) == waiting, "a stream waits for nothing, or is forgotten"
+        assert connection.send_window >= 0
+        assert self.watcher.data_bytes <= connection.granted_bytes
+
+    def lose(self) -> None:
+        """Lose the connection; nothing may be left."""
+        self.connection.lost()
+        assert not self.connection.streams
+        assert not self.connection.ready
+        assert self.connection.held_bytes == 0
+
+
+class Peer(Driver):
+    """A connection on which everything is echoed."""
+
+    def __init__(self, limits: Limits = LIMITS) -> None:
+        self.opened: dict[int, Echo] = {}
+        self._rules = FieldRules()
+        super().__init__(self, limits)
 
     def read_head(self, fields: Fields) -> RequestHead:
         """Return what a header list means here."""
@@ -195,74 +266,24 @@ class Peer:
         stream = self.opened[stream_id] = Echo(connection, stream_id, head)
         return stream
 
-    # The driver.
-
-    def output_ready(self) -> None:
-        """Nothing to do: output is taken after each input."""
-
-    def feed(self, data: bytes, *, is_direct: bool = False) -> None:
-        """Give the connection bytes; directly where it offers room, if that is wanted."""
-        self.now_ns += STEP_NS
-        while is_direct and data:
-            view = self.connection.body_view()
-            if view is None:
-                break
-            size = min(len(view), len(data))
-            assert size, "room for nothing"
-            view[:size] = data[:size]
-            data = data[size:]
-            self.connection.body_received(size, self.now_ns)
-        self.connection.receive(data, self.now_ns)
-        self.check()
-        self.flush()
-
-    def flush(self) -> None:
-        """Take the output as a socket does, until nothing more comes."""
-        connection = self.connection
-        for _ in range(1_000):
-            taken, connection.out = b"".join(connection.out), []
-            connection.is_dirty = connection.is_bulky = False
-            self.watcher.last_id = connection.last_id
-            self.watcher.take(taken, self.opened)
-            connection.flushed()
-            if not connection.out:
-                return
-        raise AssertionError("the output never ends")
-
     def check(self) -> None:
-        """Compare the books with what there is."""
-        connection = self.connection
-        streams = list(connection.streams.values())
-        assert len(streams) <= self._limits.streams_per_connection
-        for stream in streams:
-            assert isinstance(stream, Echo)
-            assert stream.state is OPEN or stream.state is HALF_CLOSED
-            assert not stream.is_lost
+        """Compare the books with what the streams hold, to the byte."""
+        super().check()
+        streams = self.connection.streams.values()
         queued = sum(stream.queue.size_bytes for stream in streams if stream.queue is not None)
         held = sum(stream.held for stream in self.opened.values())
-        assert connection.held_bytes == queued + held, (connection.held_bytes, queued, held)
-        assert 0 <= connection.held_bytes <= self._limits.connection_bytes
-        waiting = {
-            stream.stream_id
-            for stream in streams
-            if stream.queue is not None and connection.initial_window + stream.window_bytes > 0
-        }
-        assert set(connection.ready) == waiting, "a stream waits for nothing, or is forgotten"
-        assert connection.send_window >= 0
-        assert self.watcher.data_bytes <= connection.granted_bytes
+        assert self.connection.held_bytes == queued + held
+        for stream in streams:
+            assert isinstance(stream, Echo)
+            assert not stream.is_lost
 
     def finish(self) -> dict[int, tuple[bytes, bool, bool]]:
         """Lose the connection; return each stream's body, its end and its loss."""
-        self.check()
-        self.flush()
         summary = {
             number: (bytes(stream.body), stream.has_ended, stream.is_lost)
             for number, stream in self.opened.items()
         }
-        self.connection.lost()
-        assert not self.connection.streams
-        assert not self.connection.ready
-        assert self.connection.held_bytes == 0
+        self.lose()
         for stream in self.opened.values():
             assert stream.state is CLOSED
             assert stream.is_done
@@ -281,12 +302,15 @@ class Watcher:
         """Code of the last GOAWAY."""
         self.answers: dict[int, bytearray] = {}
         """Bodies of answers by stream."""
+        self.blocks: dict[int, list[list[tuple[bytes, bytes]]]] = {}
+        """Header lists of answers by stream."""
+        self._decoder = Decoder(1 << 20)
         self.codes: dict[int, int] = {}
         """By stream: of the first RST_STREAM."""
         self._begun: set[int] = set()
         self._ended: set[int] = set()
 
-    def take(self, output: bytes, opened: dict[int, Echo]) -> None:
+    def take(self, output: bytes) -> None:
         """Read whole frames."""
         at = 0
         while at < len(output):
@@ -296,11 +320,9 @@ class Watcher:
             assert at <= len(output), "a frame cut off"
             assert not stream_id >> 31
             assert at - start <= 1 << 20
-            self._frame(kind, flags, stream_id, output[start:at], opened)
+            self._frame(kind, flags, stream_id, output[start:at])
 
-    def _frame(
-        self, kind: int, flags: int, stream_id: int, payload: bytes, opened: dict[int, Echo]
-    ) -> None:
+    def _frame(self, kind: int, flags: int, stream_id: int, payload: bytes) -> None:
         if kind == frames.GOAWAY:
             self.goaway = frames.unpack_u32(payload, 4)[0]
         elif kind == frames.RST_STREAM:
@@ -308,10 +330,12 @@ class Watcher:
             self.codes.setdefault(stream_id, frames.unpack_u32(payload)[0])
             self._ended.add(stream_id)
         elif kind in (frames.DATA, frames.HEADERS):
-            assert stream_id in opened, "an answer to nobody"
+            assert stream_id & 1, "an answer to nobody"
+            assert stream_id <= self.last_id, "an answer to nobody"
             assert stream_id not in self._ended, "a frame after the end"
             if kind == frames.HEADERS:
                 assert flags & frames.END_HEADERS
+                self.blocks.setdefault(stream_id, []).append(self._decoder.decode(payload))
                 self._begun.add(stream_id)
             else:
                 assert stream_id in self._begun, "data before the head"

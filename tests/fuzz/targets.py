@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 from typing import Final, Protocol, cast
 
-TARGETS: Final = ("hpack", "http_codec", "grpc_codec", "http1")
+TARGETS: Final = ("hpack", "http2", "grpc", "http1", "http_codec", "grpc_codec")
 
 
 class Target(Protocol):

@@ -32,6 +32,7 @@ class KeptRecords:
     """A record sink that keeps what it is offered."""
 
     def __init__(self) -> None:
+        self.is_on = True
         self.records: list[PredictionRecord] = []
 
     def start(self) -> None:
@@ -101,8 +102,8 @@ class Desk:
             principals=Principals(principals),
             draw=self._draw,
         )
-        self.watched: list[Target] = []
-        """What the pipeline handed to the watch of routes."""
+        self.watched: list[tuple[Target, bytes | None]] = []
+        """What the pipeline handed to the watch of routes, each with its request's key."""
         self.pipeline = Pipeline(
             directory=self.directory,
             lifecycle=self.lifecycle,
@@ -116,8 +117,8 @@ class Desk:
         return self.draws.pop(0) if self.draws else 0.99
 
     def admitted(self, call: Call, target: Target) -> None:
-        """Keep the target of a request of a watched route."""
-        self.watched.append(target)
+        """Keep the target and the key of a request of a watched route."""
+        self.watched.append((target, call.key))
 
     def submit(
         self,

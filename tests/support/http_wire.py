@@ -7,10 +7,12 @@ row. What is no infer call goes to a small application whose answers the test ho
 from __future__ import annotations
 
 import asyncio
+import gzip
 import json
 import socket
 import ssl
 import struct
+import zlib
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -136,6 +138,7 @@ class Application:
                 Route("/v2/models/{name}/infer", self._now, methods=["POST"]),
             ]
         )
+        self.asgi.router.redirect_slashes = False
 
     async def _now(self, request: Request) -> Response:
         self.entered.append(request.url.path)
@@ -217,6 +220,7 @@ async def open_port(
     shelf.add_fake("echo", "1", **sides)
     shelf.add_fake("held", "1", latency_ms=1, max_batch_size=1, **sides)
     async with open_desk(shelf) as desk:
+        desk.log.__dict__.setdefault("is_on", True)
         application = Application()
         service = Service(
             pipeline=desk.pipeline,
@@ -275,8 +279,11 @@ def chunked(*pieces: bytes, trailers: bytes = b"") -> bytes:
     return b"".join([*chunks, b"0\r\n", trailers, b"\r\n"])
 
 
-def image(count: int, **headers: str) -> bytes:
-    """Return a request of so many FP32 elements in binary form, answered in binary form."""
+def image(count: int, coding: str = "", **headers: str) -> bytes:
+    """Return a request of so many FP32 elements in binary form, answered in binary form.
+
+    Under a content coding (gzip, deflate) the answer may have it as well.
+    """
     data = struct.pack(f"<{count}f", *range(count))
     tensor = {
         "name": "x",
@@ -286,5 +293,9 @@ def image(count: int, **headers: str) -> bytes:
     }
     document = {"inputs": [tensor], "parameters": {"binary_data_output": True}}
     content = json.dumps(document).encode()
-    length = {"inference_header_content_length": str(len(content))}
-    return infer(body=content + data, **length, **headers)
+    headers["inference_header_content_length"] = str(len(content))
+    content += data
+    if coding:
+        headers |= {"content_encoding": coding, "accept_encoding": coding}
+        content = gzip.compress(content) if coding == "gzip" else zlib.compress(content)
+    return infer(body=content, **headers)

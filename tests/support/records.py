@@ -8,17 +8,21 @@ from typing import Any
 from engines.batcher import Execution
 from engines.tensors import Tensor
 from gateway.ids import uuid7
+from gateway.prediction_log.encoder import RecordEncoder
 from gateway.prediction_log.record import Origin, PredictionRecord
 
 STARTED_MS = 1_767_225_600_000
-
-
 ORIGIN_FIELDS = frozenset(Origin.__slots__)
 _US = 1_000
 
 
-def record_of(  # Any: a record's fields
-    *, queue_us: int = 0, batch_us: int = 0, infer_us: int = 0, batch_rows: int = 0, **fields: Any
+def record_of(
+    *,
+    queue_us: int = 0,
+    batch_us: int = 0,
+    infer_us: int = 0,
+    batch_rows: int = 0,
+    **fields: Any,  # Any: a record's fields
 ) -> PredictionRecord:
     """Return a record of all its fields, those of its origin and its execution among them."""
     origin = Origin(**{k: v for k, v in fields.items() if k in ORIGIN_FIELDS})
@@ -52,3 +56,8 @@ def make_record(
         inputs=inputs,
         outputs=(Tensor("y", "INT64", (1,), struct.pack("<q", number)),),
     )
+
+
+def encode(record: PredictionRecord, *, worker: str, seq: int, capture_max_bytes: int) -> bytes:
+    """Return the blob that a fresh encoder makes of a record."""
+    return RecordEncoder(worker=worker, capture_max_bytes=capture_max_bytes).encode(record, seq)

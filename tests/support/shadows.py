@@ -97,6 +97,7 @@ class KeptRecords:
     """A log that keeps every record; raises instead while it is told to."""
 
     def __init__(self) -> None:
+        self.is_on = True
         self.records: list[PredictionRecord] = []
         self.fault: Exception | None = None
         self.on_offer: Callable[[], None] = lambda: None

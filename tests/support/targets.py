@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 from gateway.directory import Target
+from gateway.route_statistics import RouteStatistics
 from router.policy import CompiledRoute
 from tests.support.desk import open_desk, route_of
 from tests.support.repositories import Shelf
@@ -31,8 +35,24 @@ def split_target(root: Path) -> Target:
                 propensity=0.9,
                 assigned="stable",
                 split=CompiledRoute.compile(route),
-                key=b"u1",
                 assigned_by="slot",
             )
 
     return asyncio.run(served())
+
+
+def like(target: Target, **changes: Any) -> Target:  # Any: a target's fields
+    """Return a target that differs from another in some fields."""
+    names = ("served", "route", "variant", "revision", "reason")
+    names += ("propensity", "assigned", "split", "assigned_by")
+    return Target(**{name: getattr(target, name) for name in names} | changes)
+
+
+def count(
+    book: RouteStatistics, target: Target, total_ns: int = 1, *, is_error: bool = False
+) -> None:
+    """Count one answer in a book of routes, as the accounts do."""
+    if is_error:
+        book.observe_failure(target, total_ns)
+    else:
+        book.observe(target, np.array([total_ns / 1e9]))

@@ -23,6 +23,7 @@ FIRST_STEP_BYTES: Final = 4 << 20
 """Memory for a body is taken in steps, so that a large length alone takes little; the system gives
 pages only as they are written."""
 _GROWTH: Final = 4
+_LINE_END: Final = b"\r\n"
 _SIZE_LINE: Final = re.compile(rb"([0-9A-Fa-f]{1,15})(?:;[\t\x20-\x7e\x80-\xff]*)?")
 _TRAILER_LINE: Final = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+:[\t\x20-\x7e\x80-\xff]*")
 
@@ -98,19 +99,19 @@ class ChunkedFraming:
         """Gather a line, and act on it when it is whole; return where it ends."""
         end = data.find(b"\n", position) + 1
         self._line += data[position : end or len(data)]
+        if self._expects is _Expects.DATA_END and not _LINE_END.startswith(self._line):
+            raise BadFraming("a chunk that is longer than its size")
         if len(self._line) > self._max_line_bytes():
             raise BadFraming("a line that is too long")
         if not end:
             return len(data)
         line, self._line = self._line, b""
-        if not line.endswith(b"\r\n"):
+        if not line.endswith(_LINE_END):
             raise BadFraming("a line that does not end with CRLF")
-        self._act(line[:-2])
+        self._act(line[: -len(_LINE_END)])
         return end
 
     def _max_line_bytes(self) -> int:
-        if self._expects is _Expects.DATA_END:
-            return 2
         return self._trailer_bytes if self._expects is _Expects.TRAILER else MAX_CHUNK_LINE_BYTES
 
     def _act(self, line: bytes) -> None:
@@ -121,13 +122,13 @@ class ChunkedFraming:
             self._left_bytes = int(found[1], 16)
             self._expects = _Expects.DATA if self._left_bytes else _Expects.TRAILER
         elif self._expects is _Expects.DATA_END:
-            self._expects = _Expects.SIZE  # the bound of two bytes leaves only the empty line
+            self._expects = _Expects.SIZE
         elif not line:
             self.is_done = True
         else:
             if _TRAILER_LINE.fullmatch(line) is None:
                 raise BadFraming("a trailer that is no header")
-            self._trailer_bytes -= len(line)
+            self._trailer_bytes -= len(line) + len(_LINE_END)
 
 
 class BodyBuffer:

@@ -112,7 +112,7 @@ def test_a_bug_of_ours_in_a_stream_answers_fixed_words_and_logs_one_trace(
     def broken(*_: object) -> Target:
         raise ZeroDivisionError("a secret of ours")
 
-    monkeypatch.setattr(Directory, "choose", broken)
+    monkeypatch.setattr(Directory, "resolve", broken)
     (answer,) = stream(channel, [message()])
     assert answer.error_message == INTERNAL_SENTENCE
     (record,) = caplog.records

@@ -7,11 +7,9 @@ that each request is understood however its bytes arrive, and that nothing else 
 from __future__ import annotations
 
 import asyncio
-import gzip
 import json
 import struct
 import zlib
-from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
@@ -138,46 +136,28 @@ def test_a_body_that_grows_its_buffer_is_whole(
     run(loop, work)
 
 
-ENCODERS: Final[dict[str, Callable[[bytes], bytes]]] = {
-    "gzip": gzip.compress,
-    "deflate": zlib.compress,
-}
-
-
-@pytest.mark.parametrize("count", [10, 60_000])
-@pytest.mark.parametrize("coding", ENCODERS)
+@pytest.mark.parametrize("count", [10, 20_000, 90_000])
+@pytest.mark.parametrize("coding", ["gzip", "deflate"])
 def test_compression_works_both_ways_in_the_loop_and_beside_it(
     loop: str, coding: str, count: int, tmp_path: Path
 ) -> None:
-    plain = image(count)
-    content = ENCODERS[coding](plain[plain.index(b"\r\n\r\n") + 4 :])
-    length = str(plain.index(b"}}") + 2 - plain.index(b'{"inputs"'))
-
     async def work() -> None:
         async with open_port(tmp_path) as port:
             wire = await port.connect()
-            wire.send(
-                infer(
-                    body=content,
-                    content_encoding=coding,
-                    accept_encoding=coding,
-                    inference_header_content_length=length,
-                ),
-                infer(5.0),
-            )
+            wire.send(image(count, coding), infer(5.0))
             answer = await wire.answer()
             assert (await wire.answer()).values == [5.0]
         assert answer.status == 200
         if count < 100:
-            assert answer.header("content-encoding") is None
-        else:
-            assert answer.header("content-encoding") == coding
-            assert answer.header("vary") == "accept-encoding"
-            names = [name for name, _ in answer.headers]
-            assert names[-3:] == ["content-encoding", "vary", "content-length"]
-            body = zlib.decompress(answer.body, 47)
-            tail = body[int(answer.header("inference-header-content-length") or 0) :]
-            assert tail == struct.pack(f"<{count}f", *range(count))
+            assert answer.values == list(range(count))
+            return
+        names = [name for name, _ in answer.headers]
+        assert names[-3:] == ["content-encoding", "vary", "content-length"]
+        assert answer.header("content-encoding") == coding
+        assert answer.header("vary") == "accept-encoding"
+        body = zlib.decompress(answer.body, zlib.MAX_WBITS | 32)
+        tail = body[int(answer.header("inference-header-content-length") or 0) :]
+        assert tail == struct.pack(f"<{count}f", *range(count))
 
     run(loop, work)
 

@@ -122,7 +122,7 @@ def test_a_bug_of_ours_answers_fixed_words_and_logs_one_trace(
         raise ZeroDivisionError("a secret of ours")
 
     with monkeypatch.context() as patched:
-        patched.setattr(Directory, "choose", broken)
+        patched.setattr(Directory, "resolve", broken)
         answer = transport.infer(rows("echo_fp32", 1.0))
     assert answer.came_to(Outcome.INTERNAL)
     assert answer.error == INTERNAL_SENTENCE

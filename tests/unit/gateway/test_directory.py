@@ -274,8 +274,8 @@ def test_the_principal_is_a_key(shelf: Shelf) -> None:
 
     def check(desk: Desk) -> None:
         for who, header in (("ann", ANN), ("bob", BOB)):
-            target = desk.directory.choose(request_of("mine", authorization=header))
-            assert (target.key, target.reason) == (who.encode(), "slot")
+            target, key = desk.directory.resolve(request_of("mine", authorization=header))
+            assert (key, target.reason) == (who.encode(), "slot")
             variants[who] = target.variant
             expected = CompiledRoute.compile(route).decide(who.encode(), lambda: 0.0)
             assert target.variant == expected.variant.name

@@ -16,7 +16,7 @@ from engines.tensors import from_array
 from gateway.errors import Code, Draining, Starting, UnknownName, Unrepresentable
 from gateway.lifecycle import Lifecycle
 from gateway.pipeline import deadline_ns, priority
-from gateway.prediction_log.record import PredictionRecord
+from gateway.prediction_log.record import Origin, PredictionRecord
 from gateway.request import InferRequest, InferResponse
 from router.routes import EXPERIMENT, Fallback, Route, Variant
 from tests.support.batching import MS, make_bench, rows_of
@@ -39,6 +39,11 @@ def record_of(desk: Desk) -> PredictionRecord:
     """Return the only record."""
     (record,) = desk.log.records
     return record
+
+
+def origin_of(desk: Desk) -> Origin:
+    """Return whence the only record comes."""
+    return record_of(desk).origin
 
 
 def test_an_answer_names_its_server_and_echoes_the_id(shelf: Shelf) -> None:
@@ -67,15 +72,16 @@ def test_a_record_holds_the_request_its_answer_and_who_served(shelf: Shelf) -> N
             request = request_of("split", 1.5, x_request_id="from-afar")
             _, answered = desk.submit(request)
             await answered.values()
-            record = record_of(desk)
-            assert (record.name, record.model, record.version) == ("split", "echo", "2")
-            assert (record.variant, record.served, record.reason) == ("canary", "canary", "random")
-            assert (record.revision, record.propensity) == (3, 0.1)
+            record, origin = record_of(desk), origin_of(desk)
+            assert (origin.name, origin.model, origin.version) == ("split", "echo", "2")
+            assert (origin.variant, origin.served, origin.reason) == ("canary", "canary", "random")
+            assert (origin.revision, origin.propensity) == (3, 0.1)
             assert (record.status, record.error, record.cid) == (200, "", "from-afar")
             assert record.inputs == request.inputs
             assert [t.array().tolist() for t in record.outputs] == [[[1.5]]]
-            assert record.batch_rows == 1
-            assert record.total_us >= record.queue_us + record.infer_us
+            assert record.execution is not None
+            assert record.execution.rows == 1
+            assert record.total_us >= record.queue_us + record.execution.infer_ns // 1_000
             assert answered.served_by is not None
             assert answered.served_by.request_id.replace("-", "") == record.rid.hex()
 
@@ -104,10 +110,10 @@ def test_a_record_and_an_answer_name_who_was_assigned_where_the_fallback_served(
             desk.draws = [0.05]
             _, answered = desk.submit(request_of("r", 1.5))
             assert await answered.values() == [1.5]
-            record = record_of(desk)
-            assert (record.model, record.version) == ("echo", "2")
-            assert (record.variant, record.served) == ("canary", "stable")
-            assert (record.reason, record.propensity) == ("fallback", 0.1)
+            origin = origin_of(desk)
+            assert (origin.model, origin.version) == ("echo", "2")
+            assert (origin.variant, origin.served) == ("canary", "stable")
+            assert (origin.reason, origin.propensity) == ("fallback", 0.1)
             assert answered.served_by is not None
             assert dict(answered.served_by.headers()) == {
                 "x-request-id": answered.served_by.request_id,
@@ -134,8 +140,8 @@ def test_only_queued_requests_of_watched_routes_are_handed_to_the_watch(shelf: S
             ):
                 _, answered = desk.submit(request)
                 await answered.answer()
-            (target,) = desk.watched
-            assert (target.route, target.key, target.reason) == ("watched", b"u1", "slot")
+            ((target, key),) = desk.watched
+            assert (target.route, key, target.reason) == ("watched", b"u1", "slot")
 
     asyncio.run(scenario())
 
@@ -195,7 +201,7 @@ def test_a_refused_or_failed_request_is_recorded_with_its_status(
             assert isinstance(await answered.answer(), error)
             record = record_of(desk)
             assert (record.status, record.error) == (status, error.__name__)
-            assert record.served == ""
+            assert record.origin.served == ""
             assert record.outputs == ()
 
     asyncio.run(scenario())

@@ -32,7 +32,7 @@ from tests.support.prediction_log import (
     numbers,
     watched,
 )
-from tests.support.records import STARTED_MS, make_record
+from tests.support.records import STARTED_MS, make_record, record_of
 from tests.support.redis import running_redis
 from tests.support.shadows import FAIL_ON, NAME, ROUTE, Copies, mirrored, shadow
 
@@ -56,15 +56,16 @@ def client(server: RedisServer) -> Iterator[redis.Redis]:
 
 def shadow_of(live: PredictionRecord, number: int) -> PredictionRecord:
     """Return the record of a shadow's answer to a live request."""
-    return PredictionRecord(
+    origin = live.origin
+    return record_of(
         rid=uuid7(STARTED_MS + number, 1_000 + number),
         parent_rid=live.rid,
         is_shadow=True,
-        name=live.name,
+        name=origin.name,
         ts_us=live.ts_us,
         status=200,
         cid=live.cid,
-        variant=live.variant,
+        variant=origin.variant,
         served="v3",
         reason="shadow",
         propensity=1.0,

@@ -6,6 +6,7 @@ import json
 import struct
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 import redis
@@ -14,9 +15,9 @@ from engines.tensors import Tensor, encode_bytes
 from gateway.demo.redis_server import RedisServer
 from gateway.ids import as_text
 from gateway.prediction_log import reader
-from gateway.prediction_log.record import LoggedPrediction, PredictionRecord, decode, encode
+from gateway.prediction_log.record import LoggedPrediction, PredictionRecord, decode
 from gateway.prediction_log.streams import NAMES_KEY, stream_key, streams_key
-from tests.support.records import STARTED_MS, make_record
+from tests.support.records import STARTED_MS, encode, make_record
 from tests.support.redis import running_redis
 
 pytestmark = pytest.mark.redis
@@ -210,7 +211,8 @@ def test_a_line_says_when_what_who_how_and_what_for() -> None:
 
 def test_a_line_about_an_error_names_it() -> None:
     record = make_record(1)
-    record.status, record.error, record.model, record.served = 429, "QueueFull", "", ""
+    record.status, record.error = 429, "QueueFull"
+    record.origin = replace(record.origin, model="", served="")
     line = reader.render_line(logged(record))
     assert " digits - canary slot 429 " in line
     assert line.endswith("-> QueueFull")
@@ -242,7 +244,7 @@ def test_json_has_every_value_that_was_kept() -> None:
             Tensor("flag", "BOOL", (2,), b"\x01\x00"),
         )
     )
-    record.artefact = bytes(range(8))
+    record.origin = replace(record.origin, artefact=bytes(range(8)))
     document = json.loads(reader.render_json(logged(record)))
     assert document["rid"] == as_text(record.rid)
     assert document["artefact"] == "0001020304050607"

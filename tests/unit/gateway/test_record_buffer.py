@@ -79,7 +79,7 @@ def test_live_and_shadow_records_of_a_name_are_numbered_apart_and_counted_togeth
     buffer = RecordBuffer(limit_records=9, limit_bytes=EVERYTHING)
     for is_shadow in (False, True, True, False, True):
         record = make_record()
-        record.is_shadow = is_shadow
+        record.origin = replace(record.origin, is_shadow=is_shadow)
         buffer.offer(record)
     taken = buffer.take(max_records=9, max_bytes=EVERYTHING)
     assert [entry.seq for entry in taken] == [1, 1, 2, 2, 3]

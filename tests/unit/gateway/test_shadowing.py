@@ -72,14 +72,16 @@ def test_an_answer_is_logged_as_a_copy_of_the_live_request_and_counted_as_sent()
             (record,) = stage.log.records
             assert record.parent_rid == live.rid != record.rid
             assert len(record.rid) == 16
-            assert record.is_shadow
+            origin, execution = record.origin, record.execution
+            assert origin.is_shadow
             assert (record.cid, record.ts_us) == (live.cid, live.ts_us)
-            assert (record.name, record.revision, record.variant) == ("digits", 7, "stable")
-            assert (record.model, record.version, record.served) == ("mnist", "3", NAME)
-            assert (record.reason, record.propensity) == ("shadow", 1.0)
+            assert (origin.name, origin.revision, origin.variant) == ("digits", 7, "stable")
+            assert (origin.model, origin.version, origin.served) == ("mnist", "3", NAME)
+            assert (origin.reason, origin.propensity) == ("shadow", 1.0)
             assert (record.status, record.error) == (200, "")
-            assert (record.batch_rows, record.device) == (2, "cpu")
-            assert record.total_us >= record.infer_us
+            assert execution is not None
+            assert (execution.rows, origin.device) == (2, "cpu")
+            assert record.total_us >= execution.infer_ns // 1_000
             assert record.inputs == ()
             assert record.outputs[0].array().reshape(-1).tolist() == [1.5, 2.5]
 
@@ -95,7 +97,8 @@ def test_copies_share_batches_of_their_own() -> None:
                 stage.offer(value)
             stage.copy.gate.open()
             assert (await stage.idle()).sent == 4
-            assert [record.batch_rows for record in stage.log.records] == [1, 3, 3, 3]
+            executions = [record.execution for record in stage.log.records]
+            assert [execution and execution.rows for execution in executions] == [1, 3, 3, 3]
 
     asyncio.run(scenario())
 
@@ -145,9 +148,9 @@ def test_an_engine_that_raises_is_counted_and_logged_and_the_next_one_is_answere
             assert stage.drops() == {"engine_error": 1}
             failed, answered = stage.log.records
             assert failed.parent_rid == live.rid
-            assert failed.is_shadow
+            assert failed.origin.is_shadow
             assert (failed.status, failed.error, failed.outputs) == (500, "InstanceFailed", ())
-            assert (failed.served, failed.reason) == (NAME, "shadow")
+            assert (failed.origin.served, failed.origin.reason) == (NAME, "shadow")
             assert answered.status == 200
 
     asyncio.run(scenario())

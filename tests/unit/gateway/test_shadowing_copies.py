@@ -157,7 +157,7 @@ def test_another_version_is_a_new_shadow_with_counters_of_its_own() -> None:
             await stage.ready(copies=2)
             stage.offer(2.0)
             await stage.idle()
-            assert [record.version for record in stage.log.records] == ["3", "4"]
+            assert [record.origin.version for record in stage.log.records] == ["3", "4"]
             await until(lambda: stage.copies.loaded[0].served.is_closed)
 
     asyncio.run(scenario())
@@ -174,7 +174,7 @@ def test_the_shadows_of_a_route_are_counted_apart() -> None:
             stage.shadows.offer(live, "v4", True)
             stage.shadows.offer(mirrored(2.0), "v4", False)
             await until(lambda: len(stage.log.records) == 2)
-            assert {record.served for record in stage.log.records} == {NAME, "v4"}
+            assert {record.origin.served for record in stage.log.records} == {NAME, "v4"}
             assert {record.parent_rid for record in stage.log.records} == {live.rid}
             assert [s.eligible for s in stage.shadows.statistics().values()] == [1, 2]
 
@@ -352,7 +352,7 @@ def test_copies_of_a_real_repository_are_loaded_used_and_closed(tmp_path: Path) 
             assert shelf.reports == []  # no live batch
             (record, *_) = log.records
             digest = repository.get("mnist", "3").metadata.artifact_sha256
-            assert record.artefact == bytes.fromhex(digest[:16])
+            assert record.origin.artefact == bytes.fromhex(digest[:16])
             assert sorted(r.outputs[0].array().item() for r in log.records) == list(range(50))
             await repository.load("mnist")
             shadows.reload("mnist")

@@ -242,8 +242,8 @@ class ShadowsMachine(RuleBasedStateMachine):
 
     @invariant()
     def what_is_sent_is_in_the_log_and_nothing_else_is(self) -> None:
-        answered = Counter(r.version for r in self.log.records if r.status == 200)
-        failed = Counter(r.version for r in self.log.records if r.status == 500)
+        answered = Counter(r.origin.version for r in self.log.records if r.status == 200)
+        failed = Counter(r.origin.version for r in self.log.records if r.status == 500)
         for lane in self.lanes:
             found = lane.statistics()
             assert found.sent == answered[lane.shadow.version]

@@ -22,6 +22,7 @@ from tests.support.repositories import open_repository
 from tests.support.route_planes import open_plane, plane_of, shelf_of
 from tests.support.route_stores import change
 from tests.support.shadows import mirrored
+from tests.support.targets import count
 
 LABELS: Final = {
     "sluice_route_revision": {"route"},
@@ -135,7 +136,7 @@ def test_forced_and_fallback_are_counted_by_the_variant_that_was_assigned(tmp_pa
     async def scenario(plane: RoutePlane) -> None:
         for reason, by in ((REASON_FALLBACK, REASON_SLOT), ("rule:r", "rule:r")):
             for _ in range(2):
-                books(plane).observe(target(plane, reason, by), 1, is_error=False)
+                count(books(plane), target(plane, reason, by))
         assert samples(plane, "sluice_route_fallbacks") == {(NAME, "canary"): 2}
         assert samples(plane, "sluice_route_forced") == {(NAME, "canary"): 2}
         assert samples(plane, "sluice_route_overrides_ignored", {NAME: 3, "gone": 9}) == {
@@ -152,7 +153,7 @@ def books(plane: RoutePlane) -> RouteStatistics:
 def target(plane: RoutePlane, reason: str, by: str) -> Target:
     split = plane._table.snapshot[NAME]
     served = plane._repository.get(MODEL, "1")
-    return Target(served, NAME, "stable", 1, reason, 0.2, "canary", split, b"k", by)
+    return Target(served, NAME, "stable", 1, reason, 0.2, "canary", split, by)
 
 
 def test_shadows_show_every_reason_and_add_up(tmp_path: Path) -> None:

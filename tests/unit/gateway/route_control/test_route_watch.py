@@ -21,6 +21,7 @@ from tests.support.desk import Desk, open_desk, request_of
 from tests.support.replicas import MODEL, NAME, route
 from tests.support.repositories import Shelf
 from tests.support.shadows import Copies, KeptRecords
+from tests.support.targets import count, like
 
 KEYS: Final = range(4_000)
 FORCE: Final = {"name": "force", "when": {"header": {"x-beta": "yes"}}, "to": "canary"}
@@ -52,7 +53,9 @@ class Watching:
         call, answered = self.desk.submit(request_of(NAME, 1.0, **headers))
         await answered.answer()
         assert len(self.desk.watched) == told + 1
-        return call, self.desk.watched[-1]
+        target, key = self.desk.watched[-1]
+        assert key == (headers["x_user_id"].encode() if key else None)
+        return call, target
 
     def found(self, shadow: str) -> ShadowStatistics:
         """Return the counters of a shadow."""
@@ -102,9 +105,9 @@ def test_a_request_is_offered_to_the_shadows_of_its_variant_under_its_own_ids(
         watching.watch.admitted(call, target)
         await until(lambda: len(watching.log.records) == 1)
         (record,) = watching.log.records
-        assert (record.parent_rid, record.cid, record.name) == (call.rid, "cid-1", NAME)
-        assert (record.variant, record.served) == (target.assigned, "s")
-        assert record.is_shadow
+        assert (record.parent_rid, record.cid, record.origin.name) == (call.rid, "cid-1", NAME)
+        assert (record.origin.variant, record.origin.served) == (target.assigned, "s")
+        assert record.origin.is_shadow
         assert watching.found("s").sent == 1
 
     run(tmp_path, shadowed(100), scenario)
@@ -151,8 +154,8 @@ def count_units(watching: Watching, told: list[tuple[Call, Target]]) -> dict[str
     """Tell the watch of one request under many keys, as it would be told; return the units."""
     for call, target in told:
         for key in KEYS:
-            as_of_key = target._replace(key=f"{target.assigned}-{key}".encode())
-            watching.watch.admitted(call, as_of_key)
+            call.key = f"{target.assigned}-{key}".encode()
+            watching.watch.admitted(call, target)
     assert watching.watch.failures == 0
     return watching.units.counts(NAME, told[0][1].split.epoch)  # type: ignore[union-attr]
 
@@ -193,7 +196,7 @@ def test_where_a_fallback_serves_the_unit_is_that_of_the_variant_it_was_assigned
         )
         assert set(count_units(watching, [(call, target)])) == {"canary"}
         books = RouteStatistics()
-        books.observe(target, 1, is_error=False)
+        count(books, target)
         ((_, variant, counts),) = books.of(NAME)
         assert (variant, counts.requests, counts.fallback, counts.forced) == ("canary", 1, 1, 0)
 
@@ -204,7 +207,7 @@ def test_requests_without_a_key_are_no_units(tmp_path: Path) -> None:
     async def scenario(watching: Watching) -> None:
         call, target = await watching.ask()
         watching.watch.admitted(call, target)
-        assert target.key is None
+        assert call.key is None
         assert repr(watching.units) == repr(UnitCounter())
 
     run(tmp_path, experiment(), scenario)
@@ -220,7 +223,7 @@ def test_a_rollout_counts_no_units(tmp_path: Path) -> None:
 def test_a_request_without_a_split_is_left_alone(tmp_path: Path) -> None:
     async def scenario(watching: Watching) -> None:
         call, target = await watching.ask("u1")
-        watching.watch.admitted(call, target._replace(split=None))
+        watching.watch.admitted(call, like(target, split=None))
         assert watching.found("s").eligible == 0
         assert watching.watch.failures == 0
 
@@ -232,7 +235,7 @@ def test_whatever_goes_wrong_is_counted_and_said_once_and_never_raised(
 ) -> None:
     async def scenario(watching: Watching) -> None:
         call, target = await watching.ask("u1")
-        unknown = target._replace(assigned="nobody")
+        unknown = like(target, assigned="nobody")
         for _ in range(3):
             watching.watch.admitted(call, unknown)
         assert watching.watch.failures == 3
