@@ -213,7 +213,8 @@ class H2load:
         ]
 
     def run(self, duration_s: float) -> Load:
-        """Run h2load."""
+        """Run h2load, which appends to its log."""
+        self.log.unlink(missing_ok=True)
         said = run_program(self.command(duration_s), duration_s)
         return read_h2load(said, self.log.read_text())
 

@@ -26,6 +26,12 @@ PATH: Final = "/inference.GRPCInferenceService/ServerLive"
 _ROOT: Final = Path(__file__).parents[2]
 _LIMIT_S: Final = 400
 _STOP_LIMIT_S: Final = 10
+_TEST_LIMIT_S: Final = 2
+LARGE_FRAME: Final = "http2/4.2/3"
+"""Sends a HEADERS frame over SETTINGS_MAX_FRAME_SIZE; what the tool sends by itself is over 16 KB,
+which is not over what we announce: it fails unless it is told to send more."""
+LARGE_HEADER_BYTES: Final = 260_000
+"""Five such fields are over a megabyte, which is what we announce."""
 _SUMMARY: Final = re.compile(r"(\d+) tests, (\d+) passed, (\d+) skipped, (\d+) failed")
 _COLOURS: Final = re.compile(r"\x1b\[[0-9;]*m")
 
@@ -42,17 +48,19 @@ class Score:
     """All that it printed."""
 
 
-def run(binary: Path, address: str, *specs: str, timeout_s: int = 2) -> Score:
+def run(binary: Path, address: str, *specs: str, header_bytes: int | None = None) -> Score:
     """Run the tool against an address.
 
     Args:
         binary: the tool.
         address: host:port.
         specs: parts of the specification, such as http2/6.5; none: all.
-        timeout_s: how long each test may wait for the server.
+        header_bytes: of each of the fields that shall make a head large; None: the tool's choice.
     """
     host, _, port = address.rpartition(":")
-    command = [str(binary), *specs, "-h", host, "-p", port, "-P", PATH, "-o", str(timeout_s)]
+    command = [str(binary), *specs, "-h", host, "-p", port, "-P", PATH, "-o", str(_TEST_LIMIT_S)]
+    if header_bytes is not None:
+        command += ["--max-header-length", str(header_bytes)]
     finished = subprocess.run(
         command, capture_output=True, text=True, timeout=_LIMIT_S, check=False
     )
@@ -98,9 +106,11 @@ def main() -> int:
     parser.add_argument("specs", nargs="*")
     asked = parser.parse_args()
     with _address(asked.transport) as address:
-        score = run(asked.binary, address, *asked.specs)
-    print(score.report)  # noqa: T201
-    return 1 if score.failed else 0
+        scores = [run(asked.binary, address, *asked.specs)]
+        if not asked.specs:
+            scores.append(run(asked.binary, address, LARGE_FRAME, header_bytes=LARGE_HEADER_BYTES))
+    print("\n".join(score.report for score in scores))  # noqa: T201
+    return 1 if scores[-1].failed else 0
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from random import Random
 from typing import Final
 
 from gateway.http2 import frames
-from gateway.http2.connection import Application, Connection
+from gateway.http2.connection import Connection
 from gateway.http2.fields import (
     FieldRules,
     Fields,
@@ -25,8 +25,8 @@ from gateway.http2.fields import (
     content_length,
 )
 from gateway.http2.hpack import Decoder, literals
+from gateway.http2.inbound import Application, Inbound
 from gateway.http2.limits import Limits
-from gateway.http2.outbound import Outbound
 from gateway.http2.stream import CLOSED, HALF_CLOSED, OPEN, Stream
 
 LIMITS: Final = Limits(
@@ -60,7 +60,7 @@ class Echo(Stream):
 
     __slots__ = ("body", "has_ended", "held", "is_lost", "view")
 
-    def __init__(self, connection: Outbound, stream_id: int, head: RequestHead) -> None:
+    def __init__(self, connection: Inbound, stream_id: int, head: RequestHead) -> None:
         super().__init__(connection, stream_id, head)
         self.body = bytearray()
         self.has_ended = False
@@ -259,7 +259,7 @@ class Peer(Driver):
         """Return a head that nobody answers."""
         return Head(b"Nothing")
 
-    def open(self, connection: Outbound, stream_id: int, head: RequestHead, /) -> Stream:
+    def open(self, connection: Inbound, stream_id: int, head: RequestHead, /) -> Stream:
         """Return the stream of a new request."""
         assert stream_id & 1
         assert stream_id > max(self.opened, default=0)

@@ -8,7 +8,7 @@ import math
 from typing import Any, Final
 
 import msgspec
-from hypothesis import assume, given
+from hypothesis import given
 from hypothesis import strategies as st
 
 from engines.errors import InvalidInput
@@ -82,17 +82,16 @@ def test_elements_that_the_short_way_takes_are_those_of_the_long_way(
         assert elements.decode("x", datatype, shape, text) == short
 
 
-@given(st.sampled_from(NUMBERS), SHAPES, st.booleans(), st.booleans(), st.data())
+@given(st.sampled_from(NUMBERS), SHAPES, st.booleans(), st.data())
 def test_the_short_way_takes_all_plain_numbers(
-    datatype: str, shape: tuple[int, ...], is_nested: bool, is_spaced: bool, draw: st.DataObject
+    datatype: str, shape: tuple[int, ...], is_nested: bool, draw: st.DataObject
 ) -> None:
     count = math.prod(shape)
     element = st.booleans() if datatype == "BOOL" else st.integers(0, 100)
     flat = draw.draw(st.lists(element, min_size=count, max_size=count))
     deep = is_nested and 0 < len(shape) <= 4
-    text = json.dumps(nested(flat, shape) if deep else flat, indent=None if is_spaced else 1)
-    assume("[\n" not in text or not deep)  # the short way looks for "[["
-    assert elements.pack(datatype, shape, msgspec.Raw(text.encode())) is not None
+    text = json.dumps(nested(flat, shape) if deep else flat).encode()
+    assert elements.pack(datatype, shape, msgspec.Raw(text)) is not None
 
 
 @st.composite
@@ -128,7 +127,8 @@ def plain_answer(response: InferResponse, form: AnswerForm) -> tuple[bytes, int 
     described: list[dict[str, Any]] = []  # Any: JSON
     tail = []
     for tensor in response.outputs:
-        entry = {"name": tensor.name, "datatype": tensor.datatype, "shape": tensor.shape}
+        entry: dict[str, Any] = {"name": tensor.name}  # Any: JSON
+        entry |= {"datatype": tensor.datatype, "shape": tensor.shape}
         if form.is_binary(tensor.name):
             entry["parameters"] = {"binary_data_size": len(tensor.data)}
             tail.append(tensor.data)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import struct
+import tracemalloc
 from typing import Any
 
 import pytest
@@ -69,6 +70,82 @@ def test_a_binary_tensor_is_a_view_of_the_body_and_no_copy() -> None:
         assert isinstance(tensor.data, memoryview)
         assert tensor.data.obj is whole
         assert tensor.data == expected
+
+
+def test_binary_tensors_of_one_header_are_each_bodys_own() -> None:
+    head = body(
+        {"name": "a", "datatype": "UINT8", "shape": [3], "parameters": {"binary_data_size": 3}},
+        id="7",
+        outputs=[{"name": "y", "parameters": {"binary_data": True}}],
+    )
+    for tail in (b"abc", b"def", b"ghi"):
+        request, form = codec.decode("m", "1", head + tail, len(head))
+        assert request.inputs == (Tensor("a", "UINT8", (3,), tail),)
+        assert isinstance(request.inputs[0].data, memoryview)
+        assert (request.name, request.version, request.id) == ("m", "1", "7")
+        assert request.outputs == ("y",)
+        assert form.is_binary("y")
+        assert not form.is_binary("z")
+
+
+def test_a_known_header_does_not_excuse_a_body_of_another_size() -> None:
+    head = body(
+        {"name": "a", "datatype": "UINT8", "shape": [3], "parameters": {"binary_data_size": 3}}
+    )
+    codec.decode("m", "1", head + b"abc", len(head))
+    with pytest.raises(MalformedRequest, match="the body has 2 bytes left"):
+        codec.decode("m", "1", head + b"ab", len(head))
+    with pytest.raises(MalformedRequest, match="1 bytes follow the last binary tensor"):
+        codec.decode("m", "1", head + b"abcd", len(head))
+
+
+def test_a_header_with_json_data_is_read_each_time() -> None:
+    for element in (1, 2):
+        head = body(
+            {"name": "a", "datatype": "UINT8", "shape": [1], "data": [element]},
+            {"name": "b", "datatype": "UINT8", "shape": [1], "parameters": {"binary_data_size": 1}},
+        )
+        request, _ = codec.decode("m", "1", head + b"x", len(head))
+        assert [bytes(tensor.data) for tensor in request.inputs] == [bytes([element]), b"x"]
+
+
+def test_headers_that_are_ever_new_cost_no_memory() -> None:
+    def ask(n: int, padding: str) -> None:
+        size = {"binary_data_size": 0}
+        entry = {"name": padding, "datatype": "UINT8", "shape": [0], "parameters": size}
+        head = body(entry, id=str(n))
+        codec.decode("m", "1", head, len(head))
+
+    for n in range(1_000):
+        ask(n, "warm")
+    tracemalloc.start()
+    try:
+        before, _ = tracemalloc.get_traced_memory()
+        for n in range(2_000):
+            ask(n, "p" * 1_000)
+            ask(n, "p" * 100_000)
+        after, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert after - before < 4 << 20
+
+
+def test_an_answer_has_its_own_id_and_data_whatever_was_answered_before() -> None:
+    for value, request_id in ((1.5, "a"), (2.5, ""), (3.5, "\N{SNOWMAN}")):
+        tensor = Tensor("y", "FP32", (1,), struct.pack("<f", value))
+        answer = json.loads(codec.encode(response(tensor, request_id=request_id), AnswerForm())[0])
+        assert answer["outputs"][0]["data"] == [value]
+        assert answer.get("id", "") == request_id
+
+
+def test_a_binary_size_is_that_of_the_data_also_where_it_varies() -> None:
+    form = AnswerForm(default_binary=True)
+    for element in (b"", b"long enough for two digits", b"x"):
+        tensor = Tensor("y", "BYTES", (1,), encode_bytes([element]))
+        content, json_bytes = codec.encode(response(tensor), form)
+        (entry,) = json.loads(content[:json_bytes])["outputs"]
+        assert entry["parameters"] == {"binary_data_size": len(tensor.data)}
+        assert content[json_bytes:] == tensor.data
 
 
 @pytest.mark.parametrize(
