@@ -17,7 +17,7 @@ test: .venv/dev-installed triton-venv ## the whole suite, with coverage
 check: .venv/dev-installed ## lint, types, import contracts, generated code
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
-	$(BIN)/codespell --skip="./.venv*,./.git,./gateway/pb,*.json,./.demo,./*cache*" --ignore-words-list="ot,te,inforce,wieght,weigths,varient" .
+	$(BIN)/codespell --skip="./.venv*,./.bench,./.fuzz,./.git,./gateway/pb,*.json,./.demo,./*cache*" --ignore-words-list="ot,te,inforce,wieght,weigths,varient" .
 	$(BIN)/mypy gateway router engines tests loadtests
 	$(BIN)/lint-imports
 	$(MAKE) --no-print-directory protos

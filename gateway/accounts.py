@@ -84,7 +84,8 @@ class Accounts:
         tally.queue_ns.append(executed.queue_ns)
         tally.executions.append(executed.execution)
         tally.rows += rows
-        tally.last_ms = now_ms
+        if now_ms > tally.last_ms:  # requests are not answered in the order of their arrival
+            tally.last_ms = now_ms
         if len(tally.total_ns) >= SETTLE_EVERY:
             self._settle(tally)
 

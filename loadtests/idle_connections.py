@@ -1,8 +1,8 @@
 """`python -m loadtests.idle_connections`: what an open connection without a request costs.
 
-Starts a gateway of its own, opens many connections (HTTP/2: preface and SETTINGS exchanged, as an
-idle gRPC channel; HTTP/1.1: one answered request, then keep-alive), and reports by how much the
-memory of the server's process tree grew, per connection. Both ends are on this machine: the
+Starts a gateway for each protocol, opens many connections (HTTP/2: preface and SETTINGS exchanged,
+as an idle gRPC channel; HTTP/1.1: one answered request, then keep-alive), and reports by how much
+the memory of the server's process tree grew, per connection. Both ends are on this machine: the
 kernel's socket buffers are in neither figure.
 """
 
@@ -15,7 +15,7 @@ import selectors
 import socket
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Final
@@ -143,6 +143,19 @@ def measure(pid: int, protocol: str, address: Address, connections: int) -> Idle
     return Idle(protocol=protocol, connections=connections, bytes_each=grown / connections)
 
 
+def measure_alone(protocol: str, connections: int, server: Mapping[str, str | int]) -> Idle:
+    """Measure on a gateway of its own: no memory is there that others have given back."""
+    with TemporaryDirectory(prefix="sluice-idle-") as name:
+        folder = Path(name)
+        content.write_models(folder / "models", threads=1)
+        with gateway_process.running(
+            folder, folder / "models", content.tables(), server=server
+        ) as gateway:
+            at = gateway.addresses
+            address = at.grpc if protocol == "HTTP/2" else at.http
+            return measure(gateway.pid, protocol, address, connections)
+
+
 def main(arguments: Sequence[str]) -> int:
     """Measure both protocols; print and write."""
     parser = argparse.ArgumentParser(
@@ -153,25 +166,16 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--transport", choices=("sluice", "grpcio"), default="sluice")
     parser.add_argument("--output", type=Path, metavar="FILE")
     options = parser.parse_args(arguments)
-    found = []
     server: dict[str, str | int] = {"grpc_transport": options.transport}
     if options.workers > 1:
         server["workers"] = options.workers
+    found = []
     try:
         open_files_needed(options.connections)
-        with TemporaryDirectory(prefix="sluice-idle-") as name:
-            content.write_models(Path(name, "models"), threads=1)
-            tables = content.tables()
-            with gateway_process.running(
-                Path(name), Path(name, "models"), tables, server=server
-            ) as gateway:
-                for protocol, address in (
-                    ("HTTP/1.1", gateway.addresses.http),
-                    ("HTTP/2", gateway.addresses.grpc),
-                ):
-                    row = measure(gateway.pid, protocol, address, options.connections)
-                    found.append(row)
-                    print(f"{protocol:9}{row.connections:>8,}{row.bytes_each:>10,.0f} bytes each")
+        for protocol in ("HTTP/1.1", "HTTP/2"):
+            row = measure_alone(protocol, options.connections, server)
+            found.append(row)
+            print(f"{protocol:9}{row.connections:>8,}{row.bytes_each:>10,.0f} bytes each")
     except (NotOpened, DemoFailed) as exc:
         print(f"idle connections: {exc}", file=sys.stderr)
         return 1

@@ -37,6 +37,7 @@ def on_rst_stream(connection: Connection, payload: bytes, flags: int, stream_id:
     if reaction is Reaction.TAKE:
         stream = connection.streams[stream_id]
         if not stream.is_done:
+            connection.cancelled += 1
             connection.spend(frames.CANCEL_COST)
         connection.lose(stream)
     else:

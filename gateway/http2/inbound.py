@@ -78,6 +78,7 @@ class Inbound(Outbound):
         "_budget",
         "_decoder",
         "block",
+        "cancelled",
         "last_id",
         "lengths",
         "memo",
@@ -106,6 +107,8 @@ class Inbound(Outbound):
         """The highest stream that the peer has opened."""
         self.opened = 0
         """Streams so far."""
+        self.cancelled = 0
+        """Streams that the peer has reset before they were answered."""
         self.stream_limit = limits.streams_per_connection
 
     def forget_heads(self) -> None:
@@ -132,7 +135,7 @@ class Inbound(Outbound):
         if self._budget.tokens >= 0:
             return
         moved = self.returned_bytes + self.granted_bytes - self.send_window
-        calls = max(0, self.opened - self.resets - len(self.streams))
+        calls = max(0, self.opened - self.cancelled - self.resets - len(self.streams))
         work = calls * frames.CALL_CREDIT + moved // frames.BYTES_PER_TOKEN
         limits = self.limits
         if not self._budget.refill(

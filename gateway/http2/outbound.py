@@ -13,10 +13,10 @@ Rules for this file:
 
 Theory of operation: an answer usually fits, and goes straight to `out`; whoever writes it there
 looks at three numbers first (`direct_bytes`, `send_window`, the stream's window) and pays the last
-two. `direct_bytes` is the peer's frame limit, and negative while anything is ready to go or the
-socket is full: then everything queues behind what waits. Queues leave in turns of a frame each,
-at most `burst_bytes` between two flushes, so that what is handed to a slow socket is bounded.
-Data are sliced as views; no byte is copied here.
+two. `direct_bytes` is the peer's frame limit or MAX_DIRECT_BYTES, and negative while anything is
+ready to go or the socket is full: then everything queues behind what waits. Queues leave in turns
+of a frame each, at most `burst_bytes` between two flushes, so that what is handed to a slow socket
+is bounded. Data are sliced as views; no byte is copied here.
 """
 
 from __future__ import annotations
@@ -33,6 +33,8 @@ MAX_RESETS: Final = 256
 """Own resets that are remembered; the oldest is forgotten."""
 BULKY_BYTES: Final = 32 << 10
 """From here on, a piece is handed to the socket as it is, rather than joined with the others."""
+MAX_DIRECT_BYTES: Final = 64 << 10
+"""A larger piece is queued first, so that it is counted and leaves in bursts."""
 _BLOCKED: Final = -1
 
 _pack_frame: Final = struct.Struct(">HBBBI").pack
@@ -257,9 +259,7 @@ class Outbound:
             queue = stream.queue = OutputQueue(self.now_ns)
             if self.initial_window + stream.window_bytes > 0:
                 self.ready[stream.stream_id] = stream
-        queue.pieces.append(memoryview(prefix))
-        if payload:
-            queue.pieces.append(memoryview(payload))
+        queue.pieces += [memoryview(piece) for piece in (prefix, payload) if piece]
         queue.size_bytes += size
         if queue.size_bytes >= self.limits.stream_output_bytes:
             queue.was_full = True
@@ -286,4 +286,5 @@ class Outbound:
 
     def _set_direct(self) -> None:
         """Say what may be written without queueing."""
-        self.direct_bytes = _BLOCKED if self.is_full or self.ready else self.frame_bytes
+        is_blocked = self.is_full or self.ready
+        self.direct_bytes = _BLOCKED if is_blocked else min(self.frame_bytes, MAX_DIRECT_BYTES)

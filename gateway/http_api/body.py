@@ -1,4 +1,4 @@
-"""Bodies in and out of ASGI: size limits, gzip and deflate, and how errors look.
+"""Bodies of HTTP: size limits, gzip and deflate, how errors look, and how ASGI carries them.
 
 Knows ASGI messages and compression; knows no tensors. The limit holds for what was received and
 for what it decompresses to, so that a small body cannot become a large one.
@@ -119,11 +119,6 @@ def _inflate(body: Raw, wbits: int, limit_bytes: int) -> bytes:
     return out
 
 
-def accepted_encoding(scope: Scope) -> str | None:
-    """Return the coding that the answer to an ASGI request may have."""
-    return accepted(header(scope, b"accept-encoding"))
-
-
 def accepted(text: str | None) -> str | None:
     """Return gzip or deflate if an Accept-Encoding takes it (q > 0), gzip preferred; else None."""
     if not text:
@@ -137,29 +132,17 @@ def accepted(text: str | None) -> str | None:
 
 
 def compress(body: bytes, encoding: str) -> bytes:
-    """Return a body under a Content-Encoding that `accepted_encoding` returned."""
+    """Return a body under a Content-Encoding that `accepted` returned."""
     wbits = _GZIP_WBITS if encoding == "gzip" else zlib.MAX_WBITS
     stream = zlib.compressobj(1, zlib.DEFLATED, wbits)
     return stream.compress(body) + stream.flush()
 
 
 async def send_answer(
-    send: Send,
-    status: int,
-    body: bytes,
-    headers: Iterable[tuple[bytes, bytes]],
-    *,
-    encoding: str | None = None,
+    send: Send, status: int, body: bytes, headers: Iterable[tuple[bytes, bytes]]
 ) -> None:
-    """Send a whole answer, compressed if the client takes it and it is worth it."""
-    lines = list(headers)
-    if encoding is not None and len(body) >= COMPRESS_FROM_BYTES:
-        if len(body) >= THREAD_FROM_BYTES:
-            body = await asyncio.to_thread(compress, body, encoding)
-        else:
-            body = compress(body, encoding)
-        lines += [(b"content-encoding", encoding.encode()), (b"vary", b"accept-encoding")]
-    lines.append((b"content-length", b"%d" % len(body)))
+    """Send a whole answer."""
+    lines = [*headers, (b"content-length", b"%d" % len(body))]
     await send({"type": "http.response.start", "status": status, "headers": lines})
     await send({"type": "http.response.body", "body": body})
 

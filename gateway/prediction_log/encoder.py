@@ -69,7 +69,8 @@ class RecordEncoder:
     def encode(self, record: PredictionRecord, seq: int) -> bytes:
         """Return the blob of a record; `seq` is its number in its stream."""
         execution = record.execution
-        if execution is not None and record.status == _OK and not record.parent_rid:
+        is_answer = record.status == _OK and not record.error
+        if execution is not None and is_answer and not record.parent_rid:
             try:
                 return self._join(record, execution, seq)
             except (_Unusual, struct.error):  # a number beyond its width: an hour in a queue

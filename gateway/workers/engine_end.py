@@ -12,7 +12,7 @@ import asyncio
 import logging
 import os
 import socket
-from collections.abc import Coroutine, Mapping
+from collections.abc import Coroutine
 from typing import Any, Final
 
 from starlette.types import ASGIApp
@@ -24,20 +24,21 @@ from gateway.http_api import codec
 from gateway.lifecycle import Lifecycle
 from gateway.pipeline import Call, Pipeline
 from gateway.request import InferRequest, InferResponse, ServedBy
-from gateway.workers import frames, greeting, messages
+from gateway.workers import asgi_call, frames, greeting, messages
+from gateway.workers.answer_frames import AnswerWriter, error_message
 from gateway.workers.checked_form import ALL_JSON, CheckedForm
 from gateway.workers.errors import from_wire, to_wire
-from gateway.workers.frames import AnswerWriter, Kind, RequestReader
+from gateway.workers.frames import Kind
 from gateway.workers.link import Link, widen
 from gateway.workers.messages import (
     EngineState,
     FrontStatistics,
-    HttpAnswer,
     HttpCall,
     Refused,
     UnaryCall,
 )
 from gateway.workers.remote_engine import make_arena, open_arena
+from gateway.workers.request_frames import RequestReader
 from gateway.workers.tensors_shared import THRESHOLD_BYTES
 
 logger = logging.getLogger(__name__)
@@ -246,7 +247,7 @@ class FrontLink:
         if not self._end.statuses.is_known(exc):
             logger.error("request failed", exc_info=exc)
         name, sentence = to_wire(self._end.statuses, exc)
-        self.link.send(frames.error_message(number, name, sentence, served_by))
+        self.link.send(error_message(number, name, sentence, served_by))
 
     def refuse(self, pending: _Pending, exc: Exception, served_by: ServedBy) -> None:
         """Send the error that answers an infer call."""
@@ -294,9 +295,11 @@ class FrontLink:
             self._return(Kind.RETURN, number, answer)
 
     async def _answer_http(self, number: int, call: HttpCall) -> None:
-        answer = _AsgiAnswer()
+        answer = asgi_call.Gathered()
         try:
-            await self._end.app(_scope(call), _Body(call.body).receive, answer.send)
+            await self._end.app(
+                asgi_call.scope_of(call), asgi_call.Body(call.body).receive, answer.send
+            )
         except Exception:  # Starlette raises on after it has answered, for the server's log
             logger.exception("request failed")
         self._return(Kind.HTTP_ANSWER, number, messages.write(answer.whole()))
@@ -346,58 +349,3 @@ class _Pending:
             self._front.refuse(self, answer, served_by)
         else:
             self._front.answer(self, answer, served_by)
-
-
-# --- ASGI -----------------------------------------------------------------------------------------
-
-
-def _scope(call: HttpCall) -> dict[str, Any]:  # Any: ASGI's own type
-    return {
-        "type": "http",
-        "asgi": {"version": "3.0", "spec_version": "2.3"},
-        "http_version": call.http_version,
-        "method": call.method,
-        "scheme": "http",
-        "path": call.path,
-        "raw_path": call.raw_path,
-        "query_string": call.query,
-        "root_path": "",
-        "headers": [(bytes(key), bytes(value)) for key, value in call.headers],
-        "client": None,
-        "server": None,
-    }
-
-
-class _Body:
-    """The whole body, then silence: the front tells by a CANCEL that its client went away."""
-
-    def __init__(self, body: bytes) -> None:
-        self._body: bytes | None = body
-
-    async def receive(self) -> dict[str, Any]:  # Any: ASGI's own type
-        """Return the next message."""
-        if self._body is None:
-            await asyncio.get_running_loop().create_future()
-        body, self._body = self._body, None
-        return {"type": "http.request", "body": body, "more_body": False}
-
-
-class _AsgiAnswer:
-    """Gathers an answer."""
-
-    def __init__(self) -> None:
-        self._status = 500
-        self._headers: list[tuple[bytes, bytes]] = []
-        self._body: list[bytes] = []
-
-    async def send(self, message: Mapping[str, Any]) -> None:  # Any: ASGI's own type
-        """Take the next message."""
-        if message["type"] == "http.response.start":
-            self._status = message["status"]
-            self._headers = list(message.get("headers", ()))
-        else:
-            self._body.append(message.get("body", b""))
-
-    def whole(self) -> HttpAnswer:
-        """Return the answer."""
-        return HttpAnswer(status=self._status, headers=self._headers, body=b"".join(self._body))

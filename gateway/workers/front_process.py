@@ -21,8 +21,8 @@ import time
 from typing import Final
 
 from gateway import logs
-from gateway.event_loop import run_loop
 from gateway.errors import StatusTable
+from gateway.event_loop import run_loop
 from gateway.front_door import FrontDoor, Sockets
 from gateway.http_api.fast.exchange import Service
 from gateway.workers import control, remote_service
@@ -96,6 +96,7 @@ class Front:
         )
         self._tasks: set[asyncio.Task[None]] = set()
         self._is_listening = False
+        self._was_ready = False
 
     async def start(self) -> None:
         """Accept connections; ready once the engine process is.
@@ -134,7 +135,8 @@ class Front:
     def _ready_changed(self, is_ready: bool) -> None:
         if not self._is_listening:
             return
-        if is_ready:
+        if is_ready and not self._was_ready:
+            self._was_ready = True
             self._reports.say("ready")
         is_ready = is_ready and not self._catalog.is_draining
         task = asyncio.create_task(self._door.set_ready(is_ready=is_ready))
@@ -156,11 +158,16 @@ async def serve(settings: FrontSettings, sock: socket.socket) -> None:
     reports = Reports(sock)
     reports.start()
     front = Front(settings, reports)
-    await front.start()
+    starting = asyncio.create_task(front.start())
+    waiting = asyncio.create_task(reports.drain_asked.wait())
+    await asyncio.wait({starting, waiting}, return_when=asyncio.FIRST_COMPLETED)
+    if not starting.done():  # nobody was let in yet
+        return
+    await starting
     gc.collect()
     gc.freeze()
     reports.say("up")
-    await reports.drain_asked.wait()
+    await waiting
     await front.stop()
 
 

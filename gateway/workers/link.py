@@ -149,19 +149,16 @@ class Link(asyncio.Protocol):
         """Return where the first message starts that is not complete."""
         position, size = 0, len(data)
         unpack, take = HEAD.unpack_from, self._take
+        kinds = len(take)
         while size - position >= HEAD_BYTES:
             length, kind, flags, index, number = unpack(data, position)
             end = position + length
+            taken_by = take[kind] if kind < kinds else None
+            if taken_by is None or not HEAD_BYTES <= length <= frames.MAX_MESSAGE_BYTES:
+                raise FrameError(f"nobody takes a message of kind {kind}, {length} bytes")
             if end > size:
-                if length > frames.MAX_MESSAGE_BYTES:
-                    raise FrameError(f"a message of {length} bytes")
                 self._needed_bytes = length
                 return position
-            if length < HEAD_BYTES or kind >= len(take):
-                raise FrameError(f"kind {kind}, {length} bytes")
-            taken_by = take[kind]
-            if taken_by is None:
-                raise FrameError(f"nobody takes kind {kind}")
             taken_by(flags, index, number, data, position + HEAD_BYTES, end)
             position = end
         self._needed_bytes = HEAD_BYTES

@@ -18,10 +18,12 @@ from typing import Final, Protocol
 from gateway.errors import Starting
 from gateway.lifecycle import Phase
 from gateway.workers import frames, greeting, messages
+from gateway.workers.answer_frames import AnswerReader, ErrorFrame, read_error
 from gateway.workers.errors import EngineAway, from_wire
-from gateway.workers.frames import AnswerReader, Kind, RequestWriter
+from gateway.workers.frames import Kind
 from gateway.workers.link import Link, widen
 from gateway.workers.messages import EngineState, HttpAnswer, HttpCall, UnaryCall
+from gateway.workers.request_frames import RequestWriter
 from gateway.workers.tensors_shared import THRESHOLD_BYTES, Arena, SharedReader
 
 logger = logging.getLogger(__name__)
@@ -56,7 +58,7 @@ class InferEnd(Protocol):
     ) -> None:
         """An ANSWER came."""
 
-    def failed(self, number: int, error: frames.ErrorFrame) -> None:
+    def failed(self, number: int, error: ErrorFrame) -> None:
         """An ERROR came for a request."""
 
 
@@ -203,7 +205,7 @@ class RemoteEngine:
     def _take_error(
         self, flags: int, index: int, number: int, data: bytes, start: int, end: int
     ) -> None:
-        error = frames.read_error(data, start, end)
+        error = read_error(data, start, end)
         ask = self._asks.pop(number, None)
         if ask is None:
             assert self._infer is not None

@@ -36,6 +36,7 @@ from gateway.http_api.codec import AnswerForm
 from gateway.lifecycle import Phase
 from gateway.request import InferRequest, InferResponse, ServedBy
 from gateway.workers import frames, messages
+from gateway.workers.answer_frames import ErrorFrame
 from gateway.workers.errors import EngineAway, ExpiredUnanswered, LinkFull, from_wire, to_wire
 from gateway.workers.frames import Form, Kind
 from gateway.workers.headers import HeaderBlocks
@@ -329,7 +330,7 @@ class RemotePipeline:
                 return
         self._finish(call, answer, served_by)
 
-    def failed(self, number: int, error: frames.ErrorFrame) -> None:
+    def failed(self, number: int, error: ErrorFrame) -> None:
         """Give an error to its caller."""
         call = self._calls.get(number)
         if call is not None:

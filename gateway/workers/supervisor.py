@@ -49,6 +49,8 @@ LINKS: Final = 1_024
 """Links that wait to be accepted."""
 ENGINE: Final = "engine"
 _CANNOT_START: Final = 1
+_LONGEST_PARENT: Final = 70
+"""Characters; the path of a unix socket has at most about a hundred."""
 
 
 def run(config: Config, root: Path, base: Path) -> int:
@@ -67,7 +69,8 @@ def run(config: Config, root: Path, base: Path) -> int:
 
 
 async def _run(config: Config, root: Path, base: Path) -> int:
-    with tempfile.TemporaryDirectory(prefix="sluice-") as folder:
+    parent = None if len(tempfile.gettempdir()) <= _LONGEST_PARENT else "/tmp"
+    with tempfile.TemporaryDirectory(prefix="sluice-", dir=parent) as folder:
         supervisor = Supervisor(config, root, base, Path(folder))
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -138,13 +141,18 @@ class Supervisor:
         logger.info("draining")
         limit_s = self._config.server.drain_timeout_s + MARGIN_S
         await self._end([(name, keepers[name]) for name in fronts], limit_s)
+        self._close_doors()  # from now on connections are refused, not left to wait
         await self._end([(ENGINE, keepers[ENGINE])], limit_s)
         logger.info("stopped")
         return self._exit_code
 
     def close(self) -> None:
         """Close the sockets."""
-        for sock in (self._links, *self._sockets["http"], *self._sockets["grpc"]):
+        self._links.close()
+        self._close_doors()
+
+    def _close_doors(self) -> None:
+        for sock in (*self._sockets["http"], *self._sockets["grpc"]):
             sock.close()
 
     # --- keeping one process ----------------------------------------------------------------------
@@ -154,7 +162,12 @@ class Supervisor:
         ended_early, pause_s = 0, FIRST_PAUSE_S
         while not self._is_stopping:
             started_s = time.monotonic()
-            child: Child = await start()
+            try:
+                child: Child = await start()
+            except OSError as exc:  # no process or no memory to be had: it may pass
+                logger.error("a process cannot be made", extra={"name_": name, "reason": str(exc)})
+                await self._pause(PAUSE_S)
+                continue
             self._children[name] = child
             if self._is_stopping:
                 child.say(DRAIN)

@@ -199,8 +199,8 @@ def _count_grpc(where: Where) -> Counts:
 
 
 def _count_http(where: Where) -> Counts:
-    answered = asking.get_json(f"{where.url}/answered")["answered"]
-    return Counts(answered, 0, answered, answered)
+    document = asking.get_json(f"{where.url}/answered")
+    return Counts(document["answered"], 0, document["answered"], document["batches"])
 
 
 @contextlib.contextmanager

@@ -49,7 +49,7 @@ PICTURES: Final = Ask(
     ),
     timeout_s=15.0,
 )
-SLOW_S: Final = 0.5
+SLOW_S: Final = 0.3
 
 
 def _write_models(folder: Path) -> None:
@@ -103,11 +103,11 @@ def _close(callers: list[Caller]) -> None:
 def test_a_front_that_is_killed_loses_its_own_connections_and_no_other_call(
     gateway: GatewayProcess,
 ) -> None:
-    with Callers(gateway, RAW, FAST, count=12) as callers:
-        callers.wait_for(200)
+    with Callers(gateway, RAW, FAST, count=10) as callers:
+        callers.wait_for(100)
         pid = kill(gateway, "front 1")
         wait_replaced(gateway, "front 1", pid)
-        callers.wait_for(200)
+        callers.wait_for(100)
     lost = [caller for caller in callers.all if caller.front == "front 1"]
     kept = [caller for caller in callers.all if caller.front == "front 2"]
     assert lost
@@ -142,11 +142,11 @@ def test_connections_made_while_a_front_is_replaced_are_served_and_none_is_refus
 def test_calls_outlive_an_engine_process_that_is_killed_under_load(
     gateway: GatewayProcess,
 ) -> None:
-    with Callers(gateway, RAW, FAST, count=12) as callers:
-        callers.wait_for(200)
+    with Callers(gateway, RAW, FAST, count=6) as callers:
+        callers.wait_for(100)
         pid = kill(gateway, ENGINE)
         wait_replaced(gateway, ENGINE, pid)
-        callers.wait_for(200)
+        callers.wait_for(100)
     assert callers.broken == []
     assert set(callers.answers) == {200, "OK"}
     assert max(caller.longest_s for caller in callers.all) < 10
@@ -362,6 +362,23 @@ def test_a_taken_port_ends_the_command_as_it_does_with_one_process(
         (entry,) = second.events("cannot start")
         assert entry["reason"].startswith(f"cannot listen on {address} for ")
         assert "Traceback" not in second.log
+
+
+def test_the_reference_transport_is_served_by_all_fronts_as_well(tmp_path: Path) -> None:
+    """grpcio binds its port itself, in every front."""
+    _write_models(tmp_path)
+    config = {"server": {"workers": 2, "grpc_transport": "grpcio"}}
+    with GatewayProcess(config, tmp_path) as gateway:
+        callers = _on_both_fronts(gateway, FAST)
+        pid = kill(gateway, "front 1")
+        wait_replaced(gateway, "front 1", pid)
+        for caller in callers:
+            if caller.front == "front 2":
+                assert caller.transport.infer(FAST).code in (200, "OK")
+        _close(callers)
+        with connected(gateway.at, RAW * 3) as transports:
+            assert {t.infer(FAST).code for t in transports} == {200, "OK"}
+        assert gateway.stop() == 0
 
 
 def test_one_worker_is_one_process_and_does_not_even_import_this(tmp_path: Path) -> None:

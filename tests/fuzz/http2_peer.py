@@ -40,6 +40,8 @@ LIMITS: Final = Limits(
 )
 HEAD: Final = literals(((b":status", b"200"), (b"content-type", b"application/grpc")))
 TRAILERS: Final = literals(((b"grpc-status", b"0"),))
+MOST_CONTROL_BYTES: Final = 4_096
+"""Of frames that are no data, beyond twice what came in: heads and ends of answers."""
 STEP_NS: Final = 1
 """Between two inputs: no time, as that would bring allowance back."""
 
@@ -191,13 +193,26 @@ class Driver:
         self.check()
         self.flush()
 
+    def feed_full(self, data: bytes) -> None:
+        """Give the connection bytes while the socket takes none: hardly more may come out."""
+        self.connection.socket_full()
+        self.now_ns += STEP_NS
+        self.connection.receive(data, self.now_ns)
+        self.check()
+        made = sum(map(len, self.connection.out))
+        assert made <= 2 * len(data) + MOST_CONTROL_BYTES, f"{made} bytes come of {len(data)}"
+        self.flush()
+        self.connection.socket_drained()
+        self.flush()
+
     def flush(self) -> None:
         """Take the output as a socket does, as long as there is some."""
         connection = self.connection
         for _ in range(1_000):
             if not self._is_due:
                 assert not connection.out, "output that nobody was told of"
-                assert not (connection.ready and connection.send_window > 0), "output that stalls"
+                may_go = connection.send_window > 0 and not connection.is_full
+                assert not (connection.ready and may_go), "output that stalls"
                 return
             self._is_due = connection.is_dirty = connection.is_bulky = False
             taken, connection.out = b"".join(connection.out), []
@@ -354,3 +369,14 @@ def run(pieces: list[bytes], choice: Random | None = None) -> tuple[object, ...]
         peer.feed(piece, is_direct=choice is not None and choice.random() < 0.5)
     is_ended = peer.connection.is_ended
     return is_ended, peer.finish(), peer.watcher.goaway, peer.watcher.codes
+
+
+def compare(cut: tuple[object, ...], whole: tuple[object, ...]) -> None:
+    """Find what depends on how the bytes were cut, and say it briefly."""
+    for one, other in zip(cut, whole, strict=True):
+        if one == other:
+            continue
+        if isinstance(one, dict) and isinstance(other, dict):
+            keys = [key for key in one.keys() | other.keys() if one.get(key) != other.get(key)]
+            one, other = [{key: part.get(key) for key in keys} for part in (one, other)]
+        raise AssertionError(f"{str(one)[:300]} is not {str(other)[:300]}")

@@ -30,7 +30,7 @@ from tests.fuzz.frames import (
     settings,
     split,
 )
-from tests.fuzz.http2_peer import LIMITS, Driver
+from tests.fuzz.http2_peer import LIMITS, Driver, compare
 from tests.fuzz.target_http2 import short, stream_of
 
 MAX_MESSAGE_BYTES: Final = 30_000
@@ -205,7 +205,10 @@ def run_on(pieces: list[bytes], compression: str, choice: Random) -> None:
     """Feed pieces while handlers go on and time passes, in any order."""
     peer = Peer(compression)
     for piece in pieces:
-        peer.feed(piece, is_direct=choice.random() < 0.5)
+        if choice.random() < 0.1:
+            peer.feed_full(piece)
+        else:
+            peer.feed(piece, is_direct=choice.random() < 0.5)
         if choice.random() < 0.5:
             peer.go_on()
         if choice.random() < 0.05:
@@ -257,18 +260,19 @@ def seeds() -> list[bytes]:
 
 
 def one(data: bytes) -> None:
-    """Feed an input in one piece, in many, and in many while other things happen."""
-    if not data:
-        return
-    choice = Random(data[0])
-    stream = stream_of(data)
-    compression = "gzip" if data[0] & 1 else "none"
+    """Run an input."""
+    if data:
+        check(stream_of(data), "gzip" if data[0] & 1 else "none", Random(data[0]))
+
+
+def check(stream: bytes, compression: str, choice: Random) -> None:
+    """Feed bytes in one piece, in many, and in many while other things happen."""
     logger = logging.getLogger("gateway.grpc_transport.call")
     was_disabled, logger.disabled = logger.disabled, True
     try:
         whole = run([stream], compression)
         cut = run(split(choice, stream), compression, choice)
-        assert cut == whole, f"{cut} is not {whole}"
+        compare(cut, whole)
         run_on(split(choice, stream), compression, choice)
     finally:
         logger.disabled = was_disabled

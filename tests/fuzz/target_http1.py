@@ -15,6 +15,7 @@ import re
 from collections.abc import Callable, Iterable
 from random import Random
 from typing import Any, Final
+from unittest import mock
 
 import httptools
 
@@ -303,7 +304,6 @@ class _NotingRun:
 
 
 noting: Final = _NotingRun()
-setattr(reader, "Exchange", _Noting)  # noqa: B010 - what the connection makes, not its type
 _loops: Final[list[asyncio.AbstractEventLoop]] = []
 
 
@@ -348,7 +348,11 @@ def one(data: bytes) -> None:
     choice, stream = Random(data[0]), data[1:]
     if not _loops:
         _loops.append(asyncio.new_event_loop())
-    seen = _loops[0].run_until_complete(_in_both_ways(choice, stream, is_late=bool(data[0] & 1)))
+    with mock.patch.object(reader, "Exchange", _Noting):
+        seen = _loops[0].run_until_complete(
+            _in_both_ways(choice, stream, is_late=bool(data[0] & 1))
+        )
+    noting.run = None
     reference = _Reference(stream)
     if reference.is_cut:  # the last one's body is not looked for
         del seen[max(0, len(reference.seen) - 1) :]

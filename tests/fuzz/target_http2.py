@@ -12,7 +12,7 @@ from typing import Final
 
 from gateway.http2 import frames as wire
 from tests.fuzz.frames import PREFACE, frame, good_connection, odd_connection, settings, split
-from tests.fuzz.http2_peer import run
+from tests.fuzz.http2_peer import compare, run
 
 SHORT: Final = 0x80
 WORDS: Final = (
@@ -78,4 +78,4 @@ def one(data: bytes) -> None:
     stream = stream_of(data)
     whole = run([stream])
     cut = run(split(choice, stream), choice)
-    assert cut == whole, f"{cut} is not {whole}"
+    compare(cut, whole)

@@ -15,16 +15,11 @@ from hypothesis import strategies as st
 from engines.tensors import DATATYPES, Tensor
 from gateway.request import InferRequest, InferResponse, ServedBy
 from gateway.workers import frames
-from gateway.workers.frames import (
-    AnswerReader,
-    AnswerWriter,
-    Kind,
-    Part,
-    RequestReader,
-    RequestWriter,
-)
+from gateway.workers.answer_frames import AnswerReader, AnswerWriter, read_error, serving_of
+from gateway.workers.frames import Kind, Part
 from gateway.workers.headers import HeaderBlock, HeaderBlocks, block_of
 from gateway.workers.link import Link, Take
+from gateway.workers.request_frames import RequestReader, RequestWriter
 from gateway.workers.tensors_shared import Arena, SharedReader
 
 THRESHOLD_BYTES: Final = 64
@@ -191,7 +186,7 @@ async def _answers_arrive(
 ) -> None:
     writer, out = AnswerWriter(frames.nowhere, THRESHOLD_BYTES), list[Part]()
     for number, (model, version, tensors, serving, rid) in enumerate([*sent, *sent]):
-        served_by = ServedBy(rid, frames.serving_of(*serving))
+        served_by = ServedBy(rid, serving_of(*serving))
         writer.write(out, number, InferResponse(model, version, "", tensors), served_by)
     reader = AnswerReader(frames.nothing_shared)
     got: list[tuple[InferResponse, ServedBy]] = []
@@ -258,7 +253,7 @@ async def _taken(data: bytes, cuts: list[int]) -> None:
         reader.define(number, data, start, end)
 
     def error(flags: int, index: int, number: int, data: bytes, start: int, end: int) -> None:
-        frames.read_error(data, start, end)
+        read_error(data, start, end)
 
     take_all = {Kind.INFER: take, Kind.DEFINE: define, Kind.ERROR: error}
     Ends(take_all).receive(data, cuts)

@@ -21,7 +21,7 @@ from typing import Any, Final
 
 import uvloop
 from starlette.applications import Starlette
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
@@ -151,7 +151,10 @@ class Application:
 
     async def _echo(self, request: Request) -> Response:
         self.entered.append(request.url.path)
-        return PlainTextResponse(await request.body())
+        try:
+            return PlainTextResponse(await request.body())
+        except ClientDisconnect:
+            return PlainTextResponse("nobody reads this")
 
 
 @dataclass(slots=True, kw_only=True)
@@ -165,11 +168,15 @@ class Port:
 
     async def connect(self, *, buffer_bytes: int = 0, tls: ssl.SSLContext | None = None) -> Wire:
         """Open a connection, with a receive buffer of some size if it is to be small."""
-        sock = socket.socket()
+        sock = socket.socket(proto=socket.IPPROTO_TCP)  # else asyncio sets no TCP_NODELAY
         if buffer_bytes:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, buffer_bytes)
         sock.setblocking(False)
-        await asyncio.get_running_loop().sock_connect(sock, (HOST, self.listener.port))
+        try:
+            await asyncio.get_running_loop().sock_connect(sock, (HOST, self.listener.port))
+        except OSError:
+            sock.close()
+            raise
         reader, writer = await asyncio.open_connection(
             sock=sock, limit=1 << 16, ssl=tls, server_hostname="localhost" if tls else None
         )

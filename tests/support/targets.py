@@ -14,6 +14,9 @@ from router.policy import CompiledRoute
 from tests.support.desk import open_desk, route_of
 from tests.support.repositories import Shelf
 
+FIELDS = [name for name in Target.__slots__ if name not in ("is_watched", "serving")]
+"""What a target is made of; the others follow from these."""
+
 
 def split_target(root: Path) -> Target:
     """Return a target that the slot of a key chose: the stable variant of the route `split`.
@@ -43,9 +46,7 @@ def split_target(root: Path) -> Target:
 
 def like(target: Target, **changes: Any) -> Target:  # Any: a target's fields
     """Return a target that differs from another in some fields."""
-    names = ("served", "route", "variant", "revision", "reason")
-    names += ("propensity", "assigned", "split", "assigned_by")
-    return Target(**{name: getattr(target, name) for name in names} | changes)
+    return Target(**{name: getattr(target, name) for name in FIELDS} | changes)
 
 
 def count(

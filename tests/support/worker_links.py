@@ -17,6 +17,7 @@ from gateway.request import InferRequest, InferResponse, ServedBy
 from gateway.workers.engine_end import EngineEnd
 from gateway.workers.remote_engine import RemoteEngine
 from gateway.workers.remote_pipeline import RemotePipeline
+from tests.support.batching import until
 
 HANG_S: Final = 10.0
 Answer = tuple[InferResponse | Exception, ServedBy]
@@ -78,9 +79,7 @@ class FrontSide:
 
     async def until_ready(self, *, is_ready: bool = True) -> None:
         """Return when the engine side is there and serves, or when it does not."""
-        async with asyncio.timeout(HANG_S):
-            while self.engine.is_ready != is_ready:
-                await asyncio.sleep(0.005)
+        await until(lambda: self.engine.is_ready == is_ready)
 
     def start(self, request: InferRequest) -> tuple[Any, asyncio.Future[Answer]]:  # Any: RemoteCall
         """Submit a request; return the call, and what will have its answer."""

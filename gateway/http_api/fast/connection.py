@@ -29,7 +29,9 @@ class Connection(Reader, asyncio.BufferedProtocol):
         """Begin, unless there are too many."""
         shared = self._shared
         self._transport = cast("asyncio.Transport", transport)  # uvloop's derives from nothing
-        self._queue = AnswerQueue(self, self._transport, self._loop, shared.bounds.connection_bytes)
+        self._queue = AnswerQueue(
+            self, self._transport, self._loop.call_soon, shared.bounds.connection_bytes
+        )
         if len(shared.connections) >= shared.bounds.connections:
             shared.books.refused_connections += 1
             self._phase = Phase.ENDED
@@ -150,11 +152,14 @@ class Connection(Reader, asyncio.BufferedProtocol):
         return WaitsFor.US if self._owes_continue or is_paused else WaitsFor.SENDER
 
     def _give_up(self, waits_for: WaitsFor) -> None:
+        """End a connection on which the peer did not do in time what it had to."""
         if waits_for is WaitsFor.REQUEST:
             self._transport.close()
-            return
-        self._shared.books.timeouts += 1
-        if waits_for is WaitsFor.SENDER or self._rest:
-            self._refuse_late()
-        else:
+        elif waits_for is WaitsFor.CLOSE:
             self.abort()
+        else:
+            self._shared.books.timeouts += 1
+            if waits_for is WaitsFor.SENDER or self._rest:
+                self._refuse_late()
+            else:
+                self.abort()

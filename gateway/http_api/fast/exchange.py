@@ -97,11 +97,11 @@ class Exchange:
 
     __slots__ = (
         "_call",
-        "_form",
         "_head",
         "_service",
         "_turn",
         "_written",
+        "form",
         "held_bytes",
         "is_last",
         "output",
@@ -112,7 +112,8 @@ class Exchange:
         self._turn: Turn | None = turn
         self._head = head
         self._call: Cancellable | None = None
-        self._form = _DEFAULT_FORM
+        self.form = _DEFAULT_FORM
+        """How the answer is wanted; `request.write` is ours, so a front process finds it here."""
         self._written: tuple[bytes, int | None] = (b"", None)
         self.held_bytes = 0
         self.is_last = is_last
@@ -151,7 +152,7 @@ class Exchange:
         if self._turn is None:
             return
         try:
-            request, self._form = decode(self._service, self._head, body)
+            request, self.form = decode(self._service, self._head, body)
         except Exception as exc:  # adapter edge: every error becomes an answer
             self.refuse(exc)
             return
@@ -162,7 +163,7 @@ class Exchange:
 
     def _write(self, response: InferResponse) -> None:
         """Put the answer into the caller's form; raises Unrepresentable."""
-        self._written = codec.encode(response, self._form)
+        self._written = codec.encode(response, self.form)
 
     def _reply(self, answer: InferResponse | Exception, served_by: ServedBy) -> None:
         self._call = None  # it refers to us: without this, a cycle

@@ -87,7 +87,7 @@ class Head:
 
     def header(self, name: str) -> str | None:
         """Return a header by lower-case name, one character per byte."""
-        value = self._fields.get(name.encode("latin-1"))
+        value = self._fields.get(name.encode())
         return None if value is None else value.decode("latin-1")
 
 
@@ -110,7 +110,7 @@ class _Seen:
         self.is_keep_alive = False
         self.lines: list[tuple[bytes, bytes]] = []
         self.is_complete = False
-        self.has_body = False
+        self.has_more = False
         self._parser = httptools.HttpRequestParser(self)
 
     def read(self, block: bytes) -> None:
@@ -123,7 +123,7 @@ class _Seen:
             raise BadHead(str(exc)) from None
         finally:
             del self._parser  # it holds our methods: without this, a cycle
-        if not self.is_complete or self.has_body:
+        if not self.is_complete or self.has_more:
             raise BadHead("no head, or more than one")
 
     def on_url(self, url: bytes) -> None:
@@ -136,6 +136,7 @@ class _Seen:
 
     def on_headers_complete(self) -> None:
         """Take what the parser forgets once the message is over."""
+        self.has_more = self.is_complete
         self.is_complete = True
         self.method = self._parser.get_method().decode("ascii")
         self.http_version = self._parser.get_http_version()
@@ -143,7 +144,7 @@ class _Seen:
 
     def on_body(self, _: bytes) -> None:
         """Learn that llhttp saw the end of the head before its last byte."""
-        self.has_body = True
+        self.has_more = True
 
 
 class Heads:

@@ -7,6 +7,7 @@ answers that are ready together leave with one write per tick of the loop. Knows
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import Final, Protocol
 
 from gateway.http_api.fast.answers import Output
@@ -48,9 +49,9 @@ class AnswerQueue:
     """
 
     __slots__ = (
+        "_call_soon",
         "_gathered",
         "_is_flush_due",
-        "_loop",
         "_max_bytes",
         "_owner",
         "_transport",
@@ -65,12 +66,12 @@ class AnswerQueue:
         self,
         owner: Owner,
         transport: asyncio.Transport,
-        loop: asyncio.AbstractEventLoop,
+        call_soon: Callable[[Callable[[], None]], object],
         max_bytes: int,
     ) -> None:
         self._owner = owner
         self._transport = transport
-        self._loop = loop
+        self._call_soon = call_soon
         self._max_bytes = max_bytes
         self._gathered: list[bytes] = []
         self._is_flush_due = False
@@ -127,7 +128,7 @@ class AnswerQueue:
             self.flush()
         elif self._gathered and not self._is_flush_due:
             self._is_flush_due = True
-            self._loop.call_soon(self.flush)
+            self._call_soon(self.flush)
         self._check_bound()
 
     def flush(self) -> None:
@@ -147,7 +148,7 @@ class AnswerQueue:
         """Let the owner go on, soon, if what it waits for has come."""
         if len(self.awaited) <= self.wake_at and not self.is_stuck:
             self.wake_at = NEVER
-            self._loop.call_soon(self._owner.go_on)
+            self._call_soon(self._owner.go_on)
 
     def clear(self) -> None:
         """The client has gone: drop everything."""

@@ -323,7 +323,7 @@ class Reader:
     def _end(self) -> None:
         self._phase = Phase.ENDED
         self._lingers = True
-        self._body, self._buffer = bytearray(), None
+        self._rest, self._body, self._buffer = b"", bytearray(), None
 
     def _refuse_late(self) -> None:
         """Refuse a request whose end does not come."""

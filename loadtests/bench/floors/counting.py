@@ -26,6 +26,7 @@ class CountedModel:
         self._session = ort.InferenceSession(str(path), options)
         self._waiting: list[tuple[Rows, asyncio.Future[Rows]]] = []
         self.answered = 0
+        self.batches = 0
 
     def run(self, rows: Rows) -> Rows:
         """Return the outputs of some rows, now."""
@@ -57,4 +58,5 @@ class CountedModel:
 
     def _run(self, rows: Rows) -> Rows:
         (output,) = self._session.run([models.OUTPUT], {models.INPUT: rows})
+        self.batches += 1
         return np.asarray(output, np.float32)

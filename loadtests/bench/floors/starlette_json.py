@@ -39,7 +39,7 @@ def make_app(model: CountedModel, *, is_batching: bool) -> Starlette:
         return JSONResponse({"model_name": request.path_params["name"], "outputs": [answered]})
 
     async def count(request: Request) -> Response:
-        return JSONResponse({"answered": model.answered})
+        return JSONResponse({"answered": model.answered, "batches": model.batches})
 
     return Starlette(
         routes=[

@@ -57,7 +57,10 @@ def test_the_answer_tells_where_the_time_went_and_who_rode_along() -> None:
             assert (two.execution.rows, two.execution.number) == (1, 2)
             assert 0 <= two.queue_ns <= time.monotonic_ns() - before_ns
             assert min(one.execution.input_ns, one.execution.infer_ns, one.execution.output_ns) >= 0
-            assert [r.infer_ns for r in bench.reports] == [one.execution.infer_ns, two.execution.infer_ns]
+            assert [r.infer_ns for r in bench.reports] == [
+                one.execution.infer_ns,
+                two.execution.infer_ns,
+            ]
 
     asyncio.run(scenario())
 
@@ -85,7 +88,9 @@ def test_shapes_are_never_mixed() -> None:
             bench.gate.open()
             for width, pair in replies.items():
                 answers = [await reply.executed() for reply in pair]
-                assert {answer.execution.number for answer in answers} == {answers[0].execution.number}
+                assert {answer.execution.number for answer in answers} == {
+                    answers[0].execution.number
+                }
                 assert [answer.outputs[0].shape for answer in answers] == [(1, width)] * 2
             assert [r.rows for r in bench.reports] == [1, 2, 2, 2]
 

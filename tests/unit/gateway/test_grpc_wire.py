@@ -59,7 +59,7 @@ def test_a_small_message_is_copied_and_may_change_afterwards(form: type[Raw]) ->
 
 @pytest.mark.parametrize("form", [bytes, bytearray, memoryview])
 def test_contents_of_a_large_message_are_views_of_it(form: type[Raw]) -> None:
-    raws = (b"1" * 600_000, b"2" * 128)
+    raws = (b"1" * 3_000_000, b"2" * 128)
     data = form(message(*raws, model="images"))
     wire.decode(data)
     tensors = wire.decode(data).inputs
@@ -89,6 +89,31 @@ def test_an_id_that_is_no_text_is_refused_also_with_a_known_key() -> None:
         wire.decode(good.replace(b"id", b"\xff\xff", 1))
 
 
+def test_a_message_of_a_known_key_that_ends_early_is_refused_wherever_it_ends() -> None:
+    good = message(b"12345678", model="cut")
+    wire.decode(good)
+    for end in range(len(good) - 9, len(good)):
+        with pytest.raises(MalformedRequest, match="no ModelInferRequest message"):
+            wire.decode(good[:end])
+
+
+def test_typed_contents_beside_raw_ones_are_refused_also_where_the_first_came_alone() -> None:
+    typed = pb.ModelInferRequest(model_name="typed")
+    tensor = typed.inputs.add(name="x", datatype="FP32", shape=[1])
+    tensor.contents.fp32_contents.append(1.5)
+    for _ in range(2):
+        assert wire.decode(typed.SerializeToString()).inputs[0].data == struct.pack("<f", 1.5)
+    typed.raw_input_contents.append(b"1234")
+    with pytest.raises(MalformedRequest, match="typed contents beside raw_input_contents"):
+        wire.decode(typed.SerializeToString())
+
+
+def test_what_stands_in_an_unknown_field_is_no_field() -> None:
+    long_tag = b"\x82\x01\x03\x1a\x01x"  # field 16, whose content looks like an id
+    for _ in range(2):
+        assert wire.decode(message(b"12345678", request_id="7") + long_tag).id == "7"
+
+
 def test_the_last_id_counts_wherever_it_stands() -> None:
     good = message(b"12345678", request_id="first")
     wire.decode(good)
@@ -107,12 +132,15 @@ def test_a_later_field_wins_also_after_the_contents() -> None:
 def test_callers_whose_every_message_is_new_cost_no_memory() -> None:
     for n in range(1_000):
         wire.decode(message(b"12345678", model=f"warm {n}"))
+    outputs = [pb.ModelInferRequest.InferRequestedOutputTensor(name="y" * 1_000)] * 20
+    many_outputs = pb.ModelInferRequest(outputs=outputs).SerializeToString()
     tracemalloc.start()
     try:
         before, _ = tracemalloc.get_traced_memory()
         for n in range(2_000):
             wire.decode(message(b"12345678", model=f"{n} {'m' * 1_000}"))
             wire.decode(message(b"12345678", model=f"{n} {'m' * 100_000}"))
+            wire.decode(message(b"12345678", model=f"{n}") + many_outputs)
         after, _ = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
@@ -122,7 +150,9 @@ def test_callers_whose_every_message_is_new_cost_no_memory() -> None:
 def test_messages_of_a_great_many_fields_are_protobufs() -> None:
     for filler in (b"\x32\x00", b"\x1a\x00", b"\x7a\x00"):
         data = filler * 1_000 + message(b"12345678")
-        assert wire.decode(data) == codec.decode(data) == wire.decode(data)
+        first, second = wire.decode(data), wire.decode(data)
+        assert first == second == codec.decode(data)
+        assert first.inputs[0].shape is not second.inputs[0].shape  # nothing is remembered
 
 
 def answer(*data: Raw, request_id: str = "7", model: str = "m") -> InferResponse:

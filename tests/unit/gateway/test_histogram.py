@@ -5,6 +5,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from math import ceil
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -93,3 +94,22 @@ def test_a_quantile_is_in_the_bucket_of_the_value_of_its_rank_and_grows_with_the
         assert edges[bucket - 1] <= quantile <= edges[bucket]
         found.append(quantile)
     assert found == sorted(found)
+
+
+@given(st.lists(st.lists(st.floats(0, 20) | st.sampled_from(BOUNDS), max_size=20), max_size=4))
+def test_values_that_are_counted_together_are_counted_as_one_by_one(
+    parts: list[list[float]],
+) -> None:
+    together, alone = Histogram(BOUNDS), of(*(value for part in parts for value in part))
+    for part in parts:
+        together.observe_all(np.array(part, np.float64))
+    assert together.counts == alone.counts
+    assert together.total == pytest.approx(alone.total)
+    assert together.cumulative() == alone.cumulative()  # plain numbers, not numpy's
+    assert {type(count) for count in together.counts} == {int}
+
+
+def test_bounds_that_are_whole_numbers_count_alike() -> None:
+    made = Histogram((1, 2, 4))
+    made.observe_all(np.array([1.0, 1.5, 4.0, 5.0]))
+    assert made.counts == [1, 1, 1, 1]

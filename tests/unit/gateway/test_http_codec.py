@@ -107,6 +107,8 @@ def test_a_header_with_json_data_is_read_each_time() -> None:
         )
         request, _ = codec.decode("m", "1", head + b"x", len(head))
         assert [bytes(tensor.data) for tensor in request.inputs] == [bytes([element]), b"x"]
+        with pytest.raises(MalformedRequest, match="1 bytes follow the last binary tensor"):
+            codec.decode("m", "1", head + b"xy", len(head))
 
 
 def test_headers_that_are_ever_new_cost_no_memory() -> None:

@@ -10,6 +10,8 @@ from hypothesis import strategies as st
 
 from gateway import ids
 
+STARTED_MS = 1_767_225_600_000
+
 
 @given(st.integers(0, (1 << 48) - 1), st.integers(0, (1 << 74) - 1))
 def test_an_id_is_a_version_seven_uuid_that_holds_its_time_and_randomness(
@@ -26,6 +28,16 @@ def test_an_id_is_a_version_seven_uuid_that_holds_its_time_and_randomness(
 def test_ids_sort_by_time(parts: list[tuple[int, int]]) -> None:
     made = sorted(ids.uuid7(unix_ms, random_bits) for unix_ms, random_bits in parts)
     assert [int.from_bytes(i[:6], "big") for i in made] == sorted(ms for ms, _ in parts)
+
+
+def test_the_bytes_of_an_id_are_those_that_readers_of_the_log_know() -> None:
+    assert ids.uuid7(0x0123_4567_89AB, 0).hex() == "0123456789ab70008000000000000000"
+    assert ids.uuid7(0, (1 << 74) - 1).hex() == "0000000000007fffbfffffffffffffff"
+    assert ids.uuid7(1, 0x123 << 62 | 0x456).hex() == "000000000001712380000000000004" + "56"
+
+
+def test_an_id_of_a_given_moment_carries_it() -> None:
+    assert ids.new_id(STARTED_MS)[:6] == STARTED_MS.to_bytes(6, "big")
 
 
 def test_a_time_beyond_48_bits_wraps_and_breaks_no_field() -> None:

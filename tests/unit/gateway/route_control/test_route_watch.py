@@ -53,8 +53,8 @@ class Watching:
         call, answered = self.desk.submit(request_of(NAME, 1.0, **headers))
         await answered.answer()
         assert len(self.desk.watched) == told + 1
-        target, key = self.desk.watched[-1]
-        assert key == (headers["x_user_id"].encode() if key else None)
+        target, told_key = self.desk.watched[-1]
+        assert told_key == (key.encode() or None)
         return call, target
 
     def found(self, shadow: str) -> ShadowStatistics:

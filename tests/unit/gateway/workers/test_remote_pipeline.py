@@ -6,6 +6,7 @@ import asyncio
 import json
 import time
 from collections.abc import Awaitable, Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import pytest
 
 from engines.errors import Cancelled, DeadlineExpired, InvalidInput, QueueFull
 from engines.tensors import Tensor
-from gateway.errors import Draining, Starting, Unrepresentable, UnknownName
+from gateway.errors import Draining, Starting, UnknownName, Unrepresentable
 from gateway.http_api import codec
 from gateway.pb import inference_pb2 as pb
 from gateway.request import InferResponse
@@ -22,6 +23,8 @@ from gateway.workers import frames, remote_pipeline
 from gateway.workers.errors import EngineAway, LinkFull, RemoteFailure
 from gateway.workers.messages import HttpCall
 from gateway.workers.raw_bodies import RawSignatures
+from gateway.workers.tensors_shared import Arena
+from tests.support.batching import until
 from tests.support.models import write_fake, write_identity
 from tests.support.worker_links import EngineSide, FrontSide, engine_side, front_side, request
 
@@ -92,8 +95,7 @@ def test_an_error_is_that_of_the_pipeline(play: Any, asked: Any, error: type[Exc
         answered: list[Any] = []
         side.app.pipeline.submit(asked, lambda answer, _: answered.append(answer))
         answer, _ = await front.ask(asked)
-        while not answered:
-            await asyncio.sleep(0.001)
+        await until(lambda: bool(answered))
         assert isinstance(answer, error)
         assert type(answer) is type(answered[0])
         assert str(answer) == str(answered[0])
@@ -344,15 +346,18 @@ def test_large_tensors_go_through_shared_memory_and_give_their_slots_back(play: 
         (link,) = side.end._links
         wire = front.pipeline._wire
         assert wire is not None
-        async with asyncio.timeout(2):
-            for end in (link.link, wire.link):
-                arena = end._arena
-                while arena is None or arena.taken_slots:
-                    await asyncio.sleep(0.005)
-                assert end.reader is not None
-                assert end.reader.held_slots == 0
+        for end in (link.link, wire.link):
+            arena, reader = end._arena, end.reader
+            assert arena is not None
+            assert reader is not None
+            await until(partial(_is_empty, arena))
+            assert reader.held_slots == 0
 
     play(scene)
+
+
+def _is_empty(arena: Arena) -> bool:
+    return arena.taken_slots == 0
 
 
 def test_other_calls_are_answered_by_the_same_tables_and_application(play: Any) -> None:
@@ -363,8 +368,8 @@ def test_other_calls_are_answered_by_the_same_tables_and_application(play: Any) 
             ("RepositoryIndex", b""),
         ):
             assert await front.engine.call(method, asked) == side.app.service.unary[method](asked)
+        name = pb.ModelMetadataRequest(name="nobody").SerializeToString()
         with pytest.raises(UnknownName, match="nobody"):
-            name = pb.ModelMetadataRequest(name="nobody").SerializeToString()
             await front.engine.call("ModelMetadata", name)
         answer = await front.engine.http(
             HttpCall(
@@ -391,9 +396,7 @@ def test_bytes_that_are_no_message_end_that_link_only(
         wire = other.pipeline._wire
         assert wire is not None
         wire.link.send(frames.message(frames.Kind.INFER, 1, b"no request"))
-        async with asyncio.timeout(5):
-            while other.ready != [True, False, True]:  # it comes again, by a new link
-                await asyncio.sleep(0.005)
+        await until(lambda: other.ready == [True, False, True])  # it comes again, by a new link
         assert isinstance((await other.ask(request()))[0], InferResponse)
         assert isinstance((await front.ask(request()))[0], InferResponse)
         await other.close()
@@ -412,7 +415,7 @@ def test_a_bug_in_the_engine_process_is_in_its_log_and_only_a_sentence_leaves_it
             raise ZeroDivisionError("secret")
 
         side.app.service.unary = {"ServerMetadata": broken}
-        with pytest.raises(RemoteFailure, match="^internal error: the server's log has the detail"):
+        with pytest.raises(RemoteFailure, match="internal error: the server's log has"):
             await front.engine.call("ServerMetadata", b"")
 
     play(scene)
