@@ -50,6 +50,7 @@ _MAX_FIELDS: Final = range(64)
 _MAX_KEY_BYTES: Final = 2_048
 _MAX_ENTRIES: Final = 256
 _LARGE_BYTES: Final = 1 << 16
+_PARTS_OF_ONE_OUTPUT: Final = 5
 _MAX_MESSAGE_BYTES: Final = (1 << 31) - (1 << 16)
 """Answers near protobuf's limit of 2 GiB are left to it."""
 
@@ -161,7 +162,8 @@ def encode(response: InferResponse) -> bytes:
         EncodeError: protobuf's, for more than 2 GiB.
     """
     parts = _parts(response)
-    if len(parts[-1]) > _LARGE_BYTES and sum(map(len, parts)) > _MAX_MESSAGE_BYTES:
+    may_be_large = len(parts[-1]) > _LARGE_BYTES or len(parts) > _PARTS_OF_ONE_OUTPUT
+    if may_be_large and sum(map(len, parts)) > _MAX_MESSAGE_BYTES:
         return codec.encode(response).SerializeToString()
     return b"".join(parts)
 

@@ -59,6 +59,8 @@ return {{added, refused, failure}}
 """
 _APPEND_SHA: Final = hashlib.sha1(_APPEND.encode(), usedforsecurity=False).hexdigest()
 
+MAX_ID_PART: Final = 1 << 53
+"""Greatest number in an id: above it the script's numbers, which are doubles, are not exact."""
 _entry_head: Final = struct.Struct(">QQI").pack
 
 # First word of an error that is about the server's state, not about what it was sent.

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import shutil
 import signal
 import socket
 import sys
+from pathlib import Path
 from typing import Final
 
 from gateway import logs
@@ -78,6 +80,8 @@ async def serve(settings: EngineSettings, sock: socket.socket) -> None:
         await starting
     await app.stop()
     accepting.cancel()
+    if reports.is_alone:  # nobody else is left to clean up
+        shutil.rmtree(Path(listening.getsockname()).parent, ignore_errors=True)
 
 
 async def _fronts_gone(end: EngineEnd, limit_s: float) -> None:

@@ -22,6 +22,8 @@ from tests.support.transports import Ask, Given
 
 _LARGE_BYTES: Final = 1 << 20
 _READ_S: Final = 0.0005
+_TRICKLE_S: Final = 0.1
+_OPENING: Final = frames.PREFACE + frames.settings() + frame(frames.SETTINGS, frames.ACK, 0)
 
 
 @dataclass(slots=True)
@@ -40,10 +42,10 @@ Send = Callable[[RawConnection, int], int]
 """Send some of an attack on a connection; the number goes up; returns how much was sent."""
 
 
-def _large() -> bytes:
+def _large(byte_count: int = _LARGE_BYTES) -> bytes:
     """Return a call whose answer is a thousand times as large as itself."""
-    data = bytes(_LARGE_BYTES)
-    given = Given(name="x", datatype="FP32", shape=(1, _LARGE_BYTES // 4), elements=[], raw=data)
+    data = bytes(byte_count)
+    given = Given(name="x", datatype="FP32", shape=(1, byte_count // 4), elements=[], raw=data)
     asked = infer_data(Ask(model="echo_fp32", inputs=(given,)))
     return message(gzip.compress(asked, mtime=0), 1)
 
@@ -56,7 +58,8 @@ def _small() -> bytes:
 _SMALL: Final = _small()
 _HEAD: Final = frames.literals(BASE)
 _GZIP_HEAD: Final = _HEAD + frames.literals([("grpc-encoding", "gzip")])
-_UNREAD_CALLS: Final = 200
+_UNREAD_CALLS: Final = 100
+_INFLATED_BYTES: Final = 24 << 20
 
 
 def keep_on(
@@ -311,6 +314,24 @@ def _unread(
     return fate
 
 
+def inflating(address: str, seconds: float) -> Fate:
+    """Calls of a few kilobytes that inflate to the largest messages, many at once."""
+    data = _large(_INFLATED_BYTES)
+
+    def send(connection: RawConnection, number: int) -> int:
+        for stream in range(32 * number + 1, 32 * number + 33, 2):
+            connection.send(frame(frames.HEADERS, frames.END_HEADERS, stream, _GZIP_HEAD))
+            parts = [data[at : at + 16_384] for at in range(0, len(data), 16_384)]
+            for part in parts:
+                end = frames.END_STREAM if part is parts[-1] else 0
+                connection.send(frame(frames.DATA, end, stream, part))
+        connection.pump(0.5)
+        connection.streams.clear()
+        return 16
+
+    return keep_on(address, seconds, send)
+
+
 def zero_windows(address: str, seconds: float) -> Fate:
     """Large answers into windows that are never opened."""
     return _unread(address, seconds, window=0)
@@ -327,14 +348,16 @@ def slow_reading(address: str, seconds: float) -> Fate:
 
 
 def _trickled(
-    address: str, seconds: float, data: bytes, *, count: int, pause_s: float = 0.1
+    address: str, seconds: float, data: bytes, *, count: int, opening: bytes = b""
 ) -> Fate:
-    """Send the same bytes on many connections, one byte at a time."""
+    """Send the same bytes on many connections, an opening at once and the rest byte by byte."""
     fate, end = Fate(), time.monotonic() + seconds
     connections: list[tuple[RawConnection, int]] = []
     while time.monotonic() < end:
         while len(connections) < count:
-            connections.append((RawConnection(address, is_polite=False), 0))
+            connection = RawConnection(address, is_polite=False)
+            connection.send(opening)
+            connections.append((connection, 0))
             fate.connections += 1
         left = []
         for connection, position in connections:
@@ -350,7 +373,7 @@ def _trickled(
                 left.append((connection, min(position + 1, len(data))))
                 fate.sent += 1
         connections = left
-        time.sleep(pause_s)
+        time.sleep(_TRICKLE_S)
     for connection, _ in connections:
         note(connection, fate)
         connection.socket.close()
@@ -364,18 +387,14 @@ def slow_prefaces(address: str, seconds: float) -> Fate:
 
 def slow_heads(address: str, seconds: float) -> Fate:
     """HEADERS frames that arrive byte by byte."""
-    return _trickled(address, seconds, _after_opening(_call(1)), count=100)
+    return _trickled(address, seconds, _call(1), count=100, opening=_OPENING)
 
 
 def slow_bodies(address: str, seconds: float) -> Fate:
     """Messages that arrive byte by byte, after a head that is there at once."""
     head = frame(frames.HEADERS, frames.END_HEADERS, 1, _HEAD)
     single = b"".join(frame(frames.DATA, 0, 1, bytes([byte])) for byte in _SMALL)
-    return _trickled(address, seconds, _after_opening(head + single), count=100)
-
-
-def _after_opening(data: bytes) -> bytes:
-    return frames.PREFACE + frames.settings() + frame(frames.SETTINGS, frames.ACK, 0) + data
+    return _trickled(address, seconds, single, count=100, opening=_OPENING + head)
 
 
 def silent(address: str, seconds: float) -> Fate:
@@ -434,6 +453,7 @@ ATTACKS: Final[dict[str, Callable[[str, float], Fate]]] = {
     "large heads": large_heads,
     "too many streams": too_many_streams,
     "promised messages": promised_messages,
+    "inflating calls": inflating,
     "zero windows": zero_windows,
     "one-byte windows": byte_windows,
     "slow reading": slow_reading,

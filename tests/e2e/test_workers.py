@@ -10,6 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -227,6 +228,7 @@ def test_processes_whose_supervisor_is_killed_finish_what_they_accepted_and_end(
 ) -> None:
     pids = processes(gateway)
     ask = Ask(model="slow", inputs=(ROW,), timeout_s=15.0)
+    folders = set(Path(tempfile.gettempdir()).glob("sluice-*/engine.sock"))
     with connected(gateway.at, RAW * 2) as transports, ThreadPoolExecutor(4) as threads:
         calls = [threads.submit(transport.infer, ask) for transport in transports]
         wait_until(lambda: _requests(gateway, "slow") >= 2, "some are answered")
@@ -235,6 +237,7 @@ def test_processes_whose_supervisor_is_killed_finish_what_they_accepted_and_end(
         assert codes.count(200) == 2
         assert codes.count("OK") == 2
     wait_until(lambda: not any(is_running(pid) for pid in pids.values()), "all have ended", 10)
+    assert set(Path(tempfile.gettempdir()).glob("sluice-*/engine.sock")) < folders
 
 
 def test_a_changed_route_is_one_revision_for_all_fronts_as_soon_as_it_is_confirmed(

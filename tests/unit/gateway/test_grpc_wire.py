@@ -206,7 +206,7 @@ def test_an_answer_that_protobuf_cannot_write_is_left_to_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(wire, "_MAX_MESSAGE_BYTES", 100_000)  # 2 GiB would take a while
-    response = answer(b"1" * 60_000, b"2" * 70_000)
+    response = answer(b"1" * 70_000, b"2" * 60_000)
     served_by = ServedBy(bytes(16), Serving("", "", 0, "model"))
     assert wire.encode(response) == codec.encode(response).SerializeToString()
     streamed = codec.encode_stream(response, served_by)
