@@ -13,7 +13,7 @@ Rules:
 
 Theory of operation: nearly every message is the whole of one DATA frame; `take_data` takes it by
 comparing the prefix with the frame's size, without any buffer. All else goes through a
-MessageReader, which exists only while it holds something (or the reading is paused). SPENT stands
+MessageReader, which exists only while it holds something, or while reading is paused. SPENT stands
 in its place when nothing more is to be read. Nearly every answer is one message with status OK that
 the windows let through: `reply` writes its three frames in one piece, after the three comparisons
 that `outbound` prescribes. All else goes through the connection's methods.
@@ -180,6 +180,8 @@ class Call(Stream):
     def pause_reading(self) -> None:
         """Take no more messages for now; the client gets no new window either."""
         self.is_paused = True
+        if self._reader is None:
+            self._reader = self._new_reader()
 
     def resume_reading(self) -> None:
         """Take messages again, those first that came meanwhile."""
@@ -191,8 +193,7 @@ class Call(Stream):
         reader = self._reader
         if reader is not None and reader is not SPENT:
             data = reader.kept()
-            if data or reader.is_last_kept:
-                self._gather(data, 0, len(data), is_last=reader.is_last_kept)
+            self._gather(data, 0, len(data), is_last=reader.is_last_kept)
         if not self.is_paused and not self.is_done:
             self.connection.return_window(self)
 
@@ -226,9 +227,16 @@ class Call(Stream):
             and size >= 0
             and unpack_prefix(data, start) == (0, size)
             and size <= self.head.max_message_bytes
-            and not self.is_paused
         ):
-            self._deliver(data[start + PREFIX_BYTES : end], is_last)
+            message = data[start + PREFIX_BYTES : end]
+            if self._sink is None:
+                self._reader = SPENT
+                try:
+                    self.head.start(self, message)
+                except Exception as exc:  # a handler's bug costs its call only
+                    self._broken(exc)
+            else:
+                self._deliver(message, is_last)
         elif self._reader is not SPENT:
             self._gather(data, start, end, is_last=bool(is_last))
 
@@ -296,7 +304,7 @@ class Call(Stream):
             self._sink = None
 
     def _deliver(self, message: Raw, is_last: int) -> None:
-        """Hand a message to the handler."""
+        """Hand a message to the handler; `take_data` does the same for a unary call."""
         try:
             if self._sink is not None:
                 self._sink(message)

@@ -75,7 +75,23 @@ class Line(asyncio.BufferedProtocol):
         if self._is_direct:
             self.connection.body_received(size, now_ns)
         else:
-            self.connection.receive(bytes(self._server.scratch[:size]), now_ns)
+            scratch = self._server.scratch
+            self.connection.receive(bytes(scratch[:size]), now_ns)
+            if size == len(scratch):
+                self._give_way()
+
+    def _give_way(self) -> None:
+        """Let others have their turn: there is more to read than the buffer holds.
+
+        The event loop would go on reading here, for megabytes, before it looks at another socket.
+        """
+        if not self.connection.is_full and not self._transport.is_closing():
+            self._transport.pause_reading()
+            self._server.next_turn(self._go_on)
+
+    def _go_on(self) -> None:
+        if not self.connection.is_full and not self._transport.is_closing():
+            self._transport.resume_reading()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Give up what is under way."""

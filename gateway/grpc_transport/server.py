@@ -182,6 +182,11 @@ class Server:
         """Return the head of a call whose header list is too large."""
         return self._heads.oversized()
 
+    def next_turn(self, callback: Callable[[], None]) -> None:
+        """Call a function in the loop's next turn."""
+        assert self._loop is not None
+        self._loop.call_soon(callback)
+
     def _flush(self) -> None:
         dirty, self._dirty = self._dirty, []
         for line in dirty:

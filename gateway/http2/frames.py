@@ -102,6 +102,9 @@ LATE_COST: Final = 2
 """A frame for a stream that has ended."""
 CALL_CREDIT: Final = 16
 """Tokens that come back with each call that was not cancelled."""
+PART_CREDIT: Final = 4
+"""Tokens that come back with each message of an answer: some clients (gRPC's C core) grant window,
+to the stream and to the connection, for every message that they read."""
 BYTES_PER_TOKEN: Final = 4_096
 """A token comes back for so many bytes of DATA, either way."""
 

@@ -136,7 +136,8 @@ class Inbound(Outbound):
             return
         moved = self.returned_bytes + self.granted_bytes - self.send_window
         calls = max(0, self.opened - self.cancelled - self.resets - len(self.streams))
-        work = calls * frames.CALL_CREDIT + moved // frames.BYTES_PER_TOKEN
+        work = calls * frames.CALL_CREDIT + self.parts * frames.PART_CREDIT
+        work += moved // frames.BYTES_PER_TOKEN
         limits = self.limits
         if not self._budget.refill(
             limits.control_tokens, limits.control_tokens_per_s, self.now_ns, work

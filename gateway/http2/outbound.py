@@ -65,6 +65,7 @@ class Outbound:
         "limits",
         "now_ns",
         "out",
+        "parts",
         "ready",
         "resets",
         "send_window",
@@ -95,6 +96,8 @@ class Outbound:
         """Largest frame that the peer takes."""
         self.direct_bytes = self.frame_bytes
         self.held_bytes = 0
+        self.parts = 0
+        """Parts of answers sent without queueing: the messages of streams, nearly always."""
         self.resets = 0
         """Streams that this side has reset."""
         self._burst_left_bytes = limits.burst_bytes
@@ -138,6 +141,7 @@ class Outbound:
         ):
             self.send_window -= size
             stream.window_bytes -= size
+            self.parts += 1
             self.out += (_pack_frame(size >> 8, size & 0xFF, DATA, 0, stream.stream_id), prefix)
             self.out.append(payload)
             if size > BULKY_BYTES:

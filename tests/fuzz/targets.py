@@ -5,7 +5,16 @@ from __future__ import annotations
 import importlib
 from typing import Final, Protocol, cast
 
-TARGETS: Final = ("hpack", "http2", "grpc", "http1", "http_codec", "elements", "grpc_codec")
+TARGETS: Final = (
+    "hpack",
+    "http2",
+    "grpc",
+    "http1",
+    "http_codec",
+    "documents",
+    "elements",
+    "grpc_codec",
+)
 
 
 class Target(Protocol):

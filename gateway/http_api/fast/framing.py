@@ -15,6 +15,8 @@ from typing import Final, Protocol
 
 import numpy as np
 
+from engines.tensors import Raw
+
 Sink = Callable[[bytes], None]
 """Takes the next piece of a body."""
 
@@ -141,7 +143,7 @@ class BodyBuffer:
 
     __slots__ = ("_filled_bytes", "_length", "_view")
 
-    def __init__(self, length: int, first: bytes) -> None:
+    def __init__(self, length: int, first: Raw) -> None:
         self._length = length
         self._view = memoryview(b"")
         self._filled_bytes = 0

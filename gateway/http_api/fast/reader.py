@@ -195,7 +195,7 @@ class Reader:
         if head.is_chunked:
             self._stream_to(self._take_chunk)
             return position
-        self._buffer = BodyBuffer(head.length, data[position:])
+        self._buffer = BodyBuffer(head.length, memoryview(data)[position:])
         self._phase = Phase.BUFFER
         return len(data)
 

@@ -17,8 +17,9 @@ from gateway.http_api.fast.exchange import Service
 from gateway.http_api.fast.heads import Heads
 from gateway.http_api.fast.slow import Application
 
-READ_BYTES: Final = 256 << 10
-"""Most bytes of one read of anything but a body that has a buffer of its own."""
+READ_BYTES: Final = 32 << 10
+"""Most bytes of one read of anything but a body that has a buffer of its own: what is read of a
+large body together with its head is copied."""
 
 
 class Phase(Enum):
