@@ -20,7 +20,8 @@ from loadtests.asking import NoAnswer
 from loadtests.bench import cases, content, extras, machine, options, peers, placing, report
 from loadtests.bench import servers as starting
 from loadtests.bench.cases import Case
-from loadtests.bench.generators import Generator, GeneratorFailed, GeneratorMissing, program_for
+from loadtests.bench.generator import Generator, GeneratorFailed, GeneratorMissing
+from loadtests.bench.generators import program_for
 from loadtests.bench.in_process import InProcess
 from loadtests.bench.measure import (
     InProcessCase,

@@ -11,21 +11,28 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
-import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final, NamedTuple, Protocol
+from typing import Final
 
 from loadtests import perf_analyzer, perf_analyzer_binary
 from loadtests.bench import content
 from loadtests.bench.cases import Case
+from loadtests.bench.generator import (
+    Generator,
+    GeneratorFailed,
+    GeneratorMissing,
+    Load,
+    Where,
+    find,
+    run_program,
+    whole_s,
+)
 from loadtests.bench.latencies import percentile
 from loadtests.bench.questions import Question
 from loadtests.payloads import HEADER_LENGTH
 
-Address = tuple[str, int]
 STREAMS_PER_CONNECTION: Final = 64
 """h2load: more in flight are spread over more connections."""
 NODE_FOLDER: Final = Path(__file__).parents[2] / ".bench" / "node"
@@ -33,100 +40,9 @@ GRPC_JS: Final = Path(__file__).parent / "grpc_js" / "load.js"
 POST_LUA: Final = Path(__file__).with_name("post.lua")
 _USERS: Final = 256
 """Different keys that wrk's requests carry in turn."""
-_GRACE_S: Final = 30.0
 _STABLE_PERCENT: Final = 999
 """perf_analyzer repeats windows until three agree within this: always."""
 _WINDOWS: Final = 3
-
-
-class GeneratorMissing(Exception):
-    """The program is not on this machine; the sentence says where it comes from."""
-
-
-class GeneratorFailed(Exception):
-    """The load generator did not run, or saw errors."""
-
-
-class Load(NamedTuple):
-    """What a generator says of its run."""
-
-    requests: int
-    """Answered with success."""
-    seconds: float
-    """In which they were answered."""
-    p50_us: float
-    p99_us: float
-
-
-class Generator(Protocol):
-    """Asks one question again and again."""
-
-    @property
-    def label(self) -> str:
-        """Its name, and what of it shows in the figures."""
-
-    @property
-    def slack(self) -> int | None:
-        """How many requests more than it says the server may have answered: those that its end cut
-        off; None: it leaves out any number of them."""
-
-    def run(self, duration_s: float) -> Load:
-        """Load for this long; raises GeneratorFailed if anything but good answers came."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Where:
-    """The listener that is asked."""
-
-    address: Address
-    certificate: Path | None = None
-    """Speaks TLS with this one; None: plain text."""
-
-    @property
-    def url(self) -> str:
-        """Without a path."""
-        host, port = self.address
-        return f"{'https' if self.certificate else 'http'}://{host}:{port}"
-
-
-def find(name: str, source: str) -> str:
-    """Return the path of a program on PATH; raises GeneratorMissing with where it comes from."""
-    found = shutil.which(name)
-    if found is None:
-        raise GeneratorMissing(f"{name} is not on PATH ({source})")
-    return found
-
-
-def run_program(
-    command: Sequence[str], duration_s: float, environ: Mapping[str, str] | None = None
-) -> str:
-    """Run a generator to its end; return what it printed.
-
-    Raises:
-        GeneratorFailed: it did not end, or not with 0.
-    """
-    name = Path(command[0]).name
-    try:
-        done = subprocess.run(
-            command,
-            capture_output=True,
-            text=True,
-            timeout=duration_s + _GRACE_S,
-            stdin=subprocess.DEVNULL,
-            env=environ,
-            check=False,
-        )
-    except subprocess.TimeoutExpired:
-        raise GeneratorFailed(f"{name} did not end") from None
-    said = done.stdout + done.stderr
-    if done.returncode:
-        raise GeneratorFailed(f"{name}: exit code {done.returncode}\n{said}")
-    return said
-
-
-def _whole_s(duration_s: float) -> int:
-    """Return whole seconds, at least one: wrk and h2load take no others."""
-    return max(1, round(duration_s))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -151,7 +67,7 @@ class Wrk:
         users = _USERS if self.body.stat().st_size < 1 << 16 else 2
         return [
             *(find("wrk", "Debian: wrk"), "--threads", "1"),
-            *("--connections", str(self.connections), "--duration", f"{_whole_s(duration_s)}s"),
+            *("--connections", str(self.connections), "--duration", f"{whole_s(duration_s)}s"),
             *("--latency", "--timeout", "30s", "--script", str(POST_LUA)),
             *(self.where.url + self.path, "--", str(self.body)),
             *(self.headers["Content-Type"], self.headers.get(HEADER_LENGTH, "-")),
@@ -207,7 +123,7 @@ class H2load:
             *(find("h2load", "Debian: nghttp2-client"), "--threads", "1"),
             *("--clients", str(connections)),
             *("--max-concurrent-streams", str(self.in_flight // connections)),
-            *("--duration", f"{_whole_s(duration_s)}s", "--log-file", str(self.log)),
+            *("--duration", f"{whole_s(duration_s)}s", "--log-file", str(self.log)),
             *("--header", "content-type: application/grpc", "--header", "te: trailers"),
             *("--data", str(self.body), self.where.url + self.path),
         ]

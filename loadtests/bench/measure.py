@@ -14,7 +14,7 @@ import msgspec
 
 from loadtests.bench.cases import Case
 from loadtests.bench.content import Target
-from loadtests.bench.generators import Generator
+from loadtests.bench.generator import Generator
 from loadtests.bench.in_process import InProcess
 from loadtests.bench.process_tree import tree_cpu_s, tree_memory
 from loadtests.bench.servers import Counts, Running

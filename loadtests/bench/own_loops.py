@@ -14,7 +14,7 @@ from typing import TypeVar
 
 from loadtests import grpc_loop, http_loop
 from loadtests.bench import content
-from loadtests.bench.generators import Address, GeneratorFailed, Load
+from loadtests.bench.generator import Address, GeneratorFailed, Load
 from loadtests.bench.latencies import percentile
 from loadtests.bench.questions import Question
 

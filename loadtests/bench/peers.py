@@ -19,7 +19,7 @@ import numpy as np
 from loadtests.bench import models, questions, verify
 from loadtests.bench.cases import ModelName
 from loadtests.bench.content import Target
-from loadtests.bench.generators import Where
+from loadtests.bench.generator import Where
 from loadtests.bench.questions import Question, WrongAnswer
 
 ADAPTERS: Final = Path(__file__).parents[1] / "peers"

@@ -23,7 +23,7 @@ from loadtests import asking, gateway_process
 from loadtests.bench import content, peers, verify
 from loadtests.bench.cases import Protocol, Server
 from loadtests.bench.content import Target
-from loadtests.bench.generators import Where
+from loadtests.bench.generator import Where
 from loadtests.bench.questions import WrongAnswer
 from loadtests.gateway_process import RunningGateway
 

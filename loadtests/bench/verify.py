@@ -14,7 +14,7 @@ from typing import Any
 import grpc
 
 from loadtests import asking
-from loadtests.bench.generators import Where
+from loadtests.bench.generator import Where
 from loadtests.bench.questions import ModelFiles, Question, WrongAnswer, check
 from loadtests.payloads import HEADER_LENGTH
 

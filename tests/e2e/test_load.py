@@ -21,7 +21,7 @@ import pytest
 from loadtests import http_loop
 from loadtests.bench import report
 from loadtests.bench.content import Target
-from loadtests.bench.generators import GeneratorFailed
+from loadtests.bench.generator import GeneratorFailed
 from loadtests.bench.own_loops import GrpcLoop, HttpLoop
 from loadtests.bench.questions import question
 from loadtests.smoke.compare import Baseline

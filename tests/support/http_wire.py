@@ -227,7 +227,6 @@ async def open_port(
     shelf.add_fake("echo", "1", **sides)
     shelf.add_fake("held", "1", latency_ms=1, max_batch_size=1, **sides)
     async with open_desk(shelf) as desk:
-        desk.log.__dict__.setdefault("is_on", True)
         application = Application()
         service = Service(
             pipeline=desk.pipeline,

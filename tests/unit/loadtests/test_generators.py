@@ -7,21 +7,23 @@ import pytest
 
 from loadtests.bench import content
 from loadtests.bench.cases import Case, Protocol
-from loadtests.bench.generators import (
+from loadtests.bench.generator import (
     GeneratorFailed,
     GeneratorMissing,
+    Load,
+    Where,
+    run_program,
+)
+from loadtests.bench.generators import (
     GrpcJs,
     H2load,
-    Load,
     PerfAnalyzer,
-    Where,
     Wrk,
     framed,
     program_for,
     read_grpc_js,
     read_h2load,
     read_wrk,
-    run_program,
 )
 from loadtests.bench.questions import Question, question
 from loadtests.payloads import HEADER_LENGTH
