@@ -181,7 +181,10 @@ class RedisSink:
 
         Raises:
             SinkDown: the batch may nevertheless have been written, or may yet be.
+            SinkRefused: ids beyond MAX_ID_PART, which follow upon such ids of another writer's.
         """
+        if entries and max(entries[-1][0]) > MAX_ID_PART:
+            raise SinkRefused(f"entry id {entries[-1][0]} is beyond {MAX_ID_PART}")
         pieces: list[bytes] = []
         for (ms, seq), blob in entries:
             pieces += (_entry_head(ms, seq, len(blob)), blob)

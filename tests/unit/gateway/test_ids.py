@@ -33,7 +33,7 @@ def test_ids_sort_by_time(parts: list[tuple[int, int]]) -> None:
 def test_the_bytes_of_an_id_are_those_that_readers_of_the_log_know() -> None:
     assert ids.uuid7(0x0123_4567_89AB, 0).hex() == "0123456789ab70008000000000000000"
     assert ids.uuid7(0, (1 << 74) - 1).hex() == "0000000000007fffbfffffffffffffff"
-    assert ids.uuid7(1, 0x123 << 62 | 0x456).hex() == "000000000001712380000000000004" + "56"
+    assert ids.uuid7(1, 0x123 << 62 | 0x456).hex() == "00000000000171238000000000000456"
 
 
 def test_an_id_of_a_given_moment_carries_it() -> None:
