@@ -183,6 +183,8 @@ class OrtEngine:
                 out[spec.name] = _bf16_bits(value)
                 continue
             array = value.numpy()
+            if spec.name in feed:  # an input that is an output as well is handed through as it is
+                array = array.copy()
             out[spec.name] = _as_bytes(array) if array.dtype == object else array
         return out
 

@@ -209,15 +209,16 @@ class Outbound:
     def socket_drained(self) -> None:
         """Go on."""
         self.is_full = False
-        self.flushed()
+        self.pump()
 
     def flushed(self) -> None:
         """Go on with what is queued: `out` was taken."""
-        self._burst_left_bytes = self.limits.burst_bytes
         self.pump()
 
     def pump(self) -> None:
         """Move queued output to `out`, a frame of each stream in turn, as far as it may go."""
+        if not self.out:  # the last burst was taken
+            self._burst_left_bytes = self.limits.burst_bytes
         while self.ready and self.send_window > 0 and self._burst_left_bytes > 0:
             if self.is_full:
                 break

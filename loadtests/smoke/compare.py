@@ -63,6 +63,25 @@ def unit_for(baseline: Baseline, measured: Mapping[str, Ratios]) -> str:
     raise NotComparable("the baseline knows none of the units that are counted here")
 
 
+def apart(baseline: Setting, here: Setting, unit: str) -> str:
+    """Say why figures of two machines cannot be held against each other; empty: they can.
+
+    A turn of the calibration loop stands for the machine only as far as the same interpreter counts
+    instructions; CPU time depends on caches and kernel as well.
+    """
+    pairs = [("Python", _minor(baseline.python), _minor(here.python))]
+    if unit != PREFERRED[0]:
+        pairs += [("CPU", baseline.cpu, here.cpu), ("kernel", baseline.kernel, here.kernel)]
+    for what, theirs, ours in pairs:
+        if theirs != ours:
+            return f"the baseline is of the {what} {theirs}, this is {ours}"
+    return ""
+
+
+def _minor(version: str) -> str:
+    return ".".join(version.split(".")[:2])
+
+
 def judge(baseline: Ratios, attempts: Sequence[Ratios]) -> list[Verdict]:
     """Compare attempts with the baseline.
 

@@ -27,6 +27,7 @@ from tests.conformance.watch import Client, GrpcAsking, Held, HttpAsking, Peak, 
 from tests.support.gateway import GatewayProcess
 
 _ROOT: Final = Path(__file__).parents[2]
+_CALM_S: Final = 0.5
 _SETTLE_S: Final = 8.0
 """Within this time the server has let go of what an attacker held."""
 LIMITS: Final[dict[str, Any]] = {  # Any: what a TOML file holds
@@ -99,7 +100,7 @@ def suffer(gateway: GatewayProcess, attack: Attack, seconds: float) -> Result:
     address = gateway.at.grpc if attack.protocol == "grpc" else gateway.at.http
     asking = GrpcAsking if attack.protocol == "grpc" else HttpAsking
     with Client(asking(address)) as calm:
-        time.sleep(min(seconds, 1.0))
+        time.sleep(min(seconds, _CALM_S))
     before = held(pid_of(gateway))
     with Peak(pid_of(gateway)) as peak, Client(asking(address), first=1_000_000) as client:
         command = [

@@ -175,7 +175,7 @@ def _refused_fields() -> list[Rpc]:
         "a colon in a name": (("x:one", "1"),),
         "a line feed in a value": (("x-one", "1\n2"),),
         "a NUL in a value": (("x-one", "1\0"),),
-        "a byte over 127 in a value": (("x-one", "\xff"),),
+        "byte over 127 in a value": (("x-one", "\xff"),),
         "space round a value": (("x-one", " 1 "),),
         "a length that is too small": (("content-length", "3"),),
         "a length that is too large": (("content-length", "100000"),),

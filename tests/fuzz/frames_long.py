@@ -15,9 +15,9 @@ import sys
 import time
 from random import Random
 
+from tests.fuzz import target_grpc
 from tests.fuzz.frames import Client, good_connection, odd_connection, split
 from tests.fuzz.http2_peer import Peer, compare, run
-from tests.fuzz.target_grpc import check as check_calls
 
 
 def check(frames: list[bytes], choice: Random) -> bool:
@@ -26,7 +26,7 @@ def check(frames: list[bytes], choice: Random) -> bool:
     whole = run([stream])
     cut = run(split(choice, stream), choice)
     compare(cut, whole)
-    check_calls(stream, choice.choice(("none", "gzip")), choice)
+    target_grpc.check(stream, choice.choice(("none", "gzip")), choice)
     return not whole[0]
 
 
@@ -45,6 +45,9 @@ def check_good(client: Client, choice: Random) -> None:
         assert stream.has_ended
         assert peer.watcher.answers.get(number, b"") == stream.body
     peer.finish()
+    with target_grpc.silence():
+        codes = target_grpc.run_good(split(choice, b"".join(client.frames)), choice)
+    assert not codes, f"calls that were right were reset: {codes}"
 
 
 def main() -> None:

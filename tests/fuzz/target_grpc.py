@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import gzip
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from random import Random
 from typing import Final
 
@@ -175,12 +177,16 @@ class Peer(Driver):
         self.flush()
 
     def finish(self) -> tuple[object, ...]:
-        """Lose the connection; return what was heard and answered."""
+        """Lose the connection; return what was heard and answered.
+
+        Less the resets with NO_ERROR: who refuses a call before its last frame is complete has to
+        send one, and how much has come is a matter of the cuts.
+        """
         summary = (
             {number: list(heard) for number, heard in self.handlers.heard.items()},
             sorted(self.handlers.cancelled),
             self.watcher.goaway,
-            self.watcher.codes,
+            {number: code for number, code in self.watcher.codes.items() if code},
             self.watcher.blocks,
             self.watcher.answers,
         )
@@ -219,6 +225,17 @@ def run_on(pieces: list[bytes], compression: str, choice: Random) -> None:
     peer.sweep()
     peer.sweep()
     peer.finish()
+
+
+def run_good(pieces: list[bytes], choice: Random) -> dict[int, int]:
+    """Feed a connection on which all is right; return what the server had to reset."""
+    peer = Peer("none")
+    for piece in pieces:
+        peer.feed(piece, is_direct=choice.random() < 0.5)
+    peer.go_on()
+    codes = dict(peer.watcher.codes)
+    peer.finish()
+    return codes
 
 
 def seeds() -> list[bytes]:
@@ -265,14 +282,21 @@ def one(data: bytes) -> None:
         check(stream_of(data), "gzip" if data[0] & 1 else "none", Random(data[0]))
 
 
-def check(stream: bytes, compression: str, choice: Random) -> None:
-    """Feed bytes in one piece, in many, and in many while other things happen."""
+@contextmanager
+def silence() -> Iterator[None]:
+    """Keep what the broken handler does out of the log."""
     logger = logging.getLogger("gateway.grpc_transport.call")
     was_disabled, logger.disabled = logger.disabled, True
     try:
+        yield
+    finally:
+        logger.disabled = was_disabled
+
+
+def check(stream: bytes, compression: str, choice: Random) -> None:
+    """Feed bytes in one piece, in many, and in many while other things happen."""
+    with silence():
         whole = run([stream], compression)
         cut = run(split(choice, stream), compression, choice)
         compare(cut, whole)
         run_on(split(choice, stream), compression, choice)
-    finally:
-        logger.disabled = was_disabled

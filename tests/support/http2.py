@@ -175,14 +175,14 @@ class Client:
     def send(self, *data: bytes) -> None:
         self.connection.receive(b"".join(data), self.now_ns)
 
-    def read(self, *, is_flushed: bool = True) -> list[Frame]:
+    def read(self) -> list[Frame]:
         """Take the output, as the driver does, until there is no more."""
         found = []
         while self.connection.out:
             found += split(b"".join(self.connection.out))
             self.connection.out.clear()
             self.connection.is_dirty = False
-            if is_flushed:
+            if self.connection.ready:
                 self.connection.flushed()
         return found
 

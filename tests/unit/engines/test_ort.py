@@ -5,6 +5,7 @@ What every engine must do is in tests/contract/engines; here is what only this o
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,9 +15,13 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper
 
-from engines.base import EngineConfig, TensorSpec
+from engines.base import BatchPolicy, EngineConfig, TensorSpec
+from engines.batcher import Batcher, Executed
 from engines.errors import DeviceUnavailable, InvalidInput, ModelLoadError
+from engines.instance import Instance
 from engines.ort import OrtEngine, load
+from engines.tensors import DATATYPES
+from tests.support.batching import Reply, make_request
 from tests.support.models import write_graph, write_identity, write_lookup, write_mlp
 
 
@@ -266,3 +271,84 @@ def test_an_index_out_of_range_is_a_foreign_error_of_the_runtime(tmp_path: Path)
     assert engine.infer({"x": np.array([[1], [0]])})["y"].tolist() == [[2.5], [1.5]]
     with pytest.raises(Exception, match="indices element out of data bounds"):
         engine.infer({"x": np.array([[2]])})
+
+
+@pytest.mark.parametrize("other", ["BF16", "FP32"])
+def test_an_input_that_is_an_output_as_well_is_handed_out_as_a_copy(
+    tmp_path: Path, other: str
+) -> None:
+    """The memory of an input is that of the next batch, too."""
+    shape: Sequence[int | str] = ["rows", 4]
+    shapes = {"x": ("FP32", shape), "b": (other, shape)}
+    path = write_graph(
+        tmp_path / "model.onnx",
+        nodes=[helper.make_node("Identity", ["b"], ["c"])],
+        inputs=shapes,
+        outputs={"c": shapes["b"], "x": shapes["x"]},
+    )
+    rows = np.ones((2, 4), np.float32)
+    second = np.zeros((2, 4), DATATYPES[other].dtype)
+    answer = load(path, EngineConfig()).infer({"x": rows, "b": second})["x"]
+    rows[:] = 2
+    assert answer.tolist() == [[1.0] * 4] * 2
+
+
+@pytest.mark.parametrize(
+    ("datatype", "item_shape", "batch_axis", "is_steady"),
+    [
+        ("FP32", [4], True, True),
+        ("BF16", [4], True, True),
+        ("FP32", [2, 3], False, True),
+        ("FP32", ["n"], True, False),
+        ("FP32", ["n"], False, False),
+        ("BYTES", [1], True, False),
+    ],
+)
+def test_a_model_is_steady_if_its_rows_alone_tell_how_much_there_is_to_do(
+    tmp_path: Path,
+    datatype: str,
+    item_shape: list[int | str],
+    batch_axis: bool,
+    is_steady: bool,
+) -> None:
+    path = write_identity(tmp_path / "model.onnx", datatype, item_shape, batch_axis)
+    config = EngineConfig(max_batch_size=8 if batch_axis else 0)
+    assert load(path, config).metadata.is_steady is is_steady
+
+
+def test_a_signature_that_fixes_what_varies_makes_a_model_steady(tmp_path: Path) -> None:
+    path = write_identity(tmp_path / "model.onnx", "FP32", ["n"])
+    declared = EngineConfig(max_batch_size=8, inputs=(spec("x", (4,)),))
+    assert load(path, declared).metadata.is_steady
+
+
+@pytest.mark.parametrize("is_inline", [True, False])
+def test_answers_keep_their_values_whatever_batches_follow(tmp_path: Path, is_inline: bool) -> None:
+    """Rows are large enough to be laid into memory that all batches share."""
+    width = 4_096
+    path = write_identity(tmp_path / "model.onnx", "FP32", [width])
+
+    async def scenario() -> None:
+        engine = load(path, EngineConfig(max_batch_size=8))
+        host = Instance(
+            name="m/1#0", model="m", version="1", engine=engine, may_run_inline=is_inline
+        )
+        policy = BatchPolicy(max_batch_size=8)
+        batcher = Batcher(model="m", version="1", policy=policy, instances=[host])
+        answers: list[tuple[list[float], Executed]] = []
+        for wave in range(12):
+            sizes = (1, 2, 1) if wave % 3 else (1,) * (wave % 7 + 1)
+            replies = []
+            for number, rows in enumerate(sizes):
+                values = [float(100 * wave + 10 * number + row) for row in range(rows)]
+                reply = Reply()
+                batcher.submit(make_request(values, width=width, on_done=reply))
+                replies.append((values, reply))
+            answers += [(values, await reply.executed()) for values, reply in replies]
+        for values, executed in answers:
+            array = executed.outputs[0].array()
+            assert array.shape == (len(values), width)
+            assert (array == np.array(values, np.float32)[:, None]).all()
+        await batcher.close()
+
+    asyncio.run(scenario())

@@ -25,6 +25,25 @@ def test_what_costs_as_much_as_before_passes() -> None:
     assert not any(v.is_over for v in judge(BASELINE, [{"grpc": 2.05, "json": 3.9}]))
 
 
+@pytest.mark.parametrize(
+    ("unit", "changes", "is_apart"),
+    [
+        ("instructions", {}, False),
+        ("instructions", {"cpu": "another", "kernel": "another"}, False),
+        ("instructions", {"python": "3.12.1"}, True),
+        ("cpu", {}, False),
+        ("cpu", {"cpu": "another"}, True),
+        ("cpu", {"kernel": "another"}, True),
+    ],
+)
+def test_figures_of_machines_that_count_differently_are_told_and_not_judged(
+    unit: str, changes: dict[str, str], is_apart: bool
+) -> None:
+    here = msgspec.structs.replace(describe(), python="3.11.7")
+    there = msgspec.structs.replace(here, **changes)
+    assert bool(compare.apart(there, here, unit)) is is_apart
+
+
 def test_a_slowdown_of_30_percent_in_one_case_is_caught() -> None:
     attempts = [{"grpc": 2.6, "json": 4.0}, {"grpc": 2.62, "json": 4.1}, {"grpc": 2.6, "json": 4.0}]
     over = [verdict for verdict in judge(BASELINE, attempts) if verdict.is_over]
