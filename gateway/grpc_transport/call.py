@@ -29,7 +29,7 @@ from typing import Final, cast
 from gateway.grpc_transport import status
 from gateway.grpc_transport.coding import TOO_MUCH, MessageRefused, deflate
 from gateway.grpc_transport.head import CallHead, Raw, Sink
-from gateway.grpc_transport.messages import PREFIX_BYTES, MessageReader, unpack_prefix
+from gateway.grpc_transport.messages import PREFIX_BYTES, SPENT, MessageReader, unpack_prefix
 from gateway.http2 import frames
 from gateway.http2.frames import END_HEADERS, HEADERS, WHOLE_HEAD
 from gateway.http2.inbound import Inbound
@@ -50,16 +50,6 @@ _pack_prefix: Final = struct.Struct(">BI").pack
 _HEAD: Final = status.HEAD
 _OK: Final = status.OK_TRAILERS
 _OK_BYTES: Final = len(_OK)
-
-
-class _Spent(MessageReader):
-    """Stands for the reader of a call that reads no more."""
-
-    def __init__(self) -> None:
-        """Hold nothing, on no connection."""
-
-
-SPENT: Final = _Spent()
 
 
 class Call(Stream):
@@ -109,18 +99,20 @@ class Call(Stream):
         """
         connection = self.connection
         size = len(message) + PREFIX_BYTES
+        tail = _OK_BYTES + len(trailers)
         if (
             self.state is HALF_CLOSED
             and not self.is_head_sent
             and size <= connection.direct_bytes
             and size <= connection.send_window
             and size <= connection.initial_window + self.window_bytes
+            and tail <= frames.DEFAULT_FRAME_BYTES
+            and self._sink is None
             and not self.head.coding
             and not self._inflated_bytes
         ):
             stream_id = self.stream_id
             connection.send_window -= size
-            tail = _OK_BYTES + len(trailers)
             high, low = size >> 8, size & 0xFF
             connection.out += (
                 _pack_answer(_HEAD_FRAME, stream_id, _HEAD, high, low, 0, stream_id, 0, size - 5),
@@ -132,7 +124,7 @@ class Call(Stream):
                 connection.is_bulky = True
             self.is_done = True
             self.state = CLOSED
-            self.on_cancel = self._sink = None
+            self.on_cancel = None
             del connection.streams[stream_id]
             if not connection.is_dirty:
                 connection.mark()

@@ -196,3 +196,13 @@ class MessageReader:
         if not self._connection.hold(size):
             raise MessageRefused(*TOO_MUCH)
         self._held_bytes += size
+
+
+class _Spent(MessageReader):
+    """Stands for the reader of a call that reads no more."""
+
+    def __init__(self) -> None:
+        """Hold nothing, on no connection."""
+
+
+SPENT: Final = _Spent()

@@ -147,7 +147,7 @@ def decode(name: str, datatype: str, shape: Sequence[int], data: msgspec.Raw) ->
         raise InvalidInput(f"input {name!r}: BF16 has no JSON form, send it as binary data")
     try:
         elements = _DECODERS[row.dtype.kind, 1](data)
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, UnicodeDecodeError):
         elements = _flatten(name, datatype, shape, data)
     check_element_count(name, shape, len(elements))
     if datatype == BYTES:
@@ -166,7 +166,7 @@ def _flatten(name: str, datatype: str, shape: Sequence[int], data: msgspec.Raw) 
     """Flatten nested data, whose nesting must be that of the shape."""
     try:
         level: Any = msgspec.json.decode(data)
-    except msgspec.DecodeError as exc:
+    except (msgspec.DecodeError, UnicodeDecodeError) as exc:
         raise MalformedRequest(f"input {name!r}: data: {exc}") from None
     if not isinstance(level, list):
         raise InvalidInput(f"input {name!r}: data is no array")

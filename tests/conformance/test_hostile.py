@@ -30,6 +30,10 @@ messages that it lets through, and what the allocator keeps."""
 P99_S: Final = 0.25
 """Of the well-behaved client during an attack. The attacker takes one of two cores, and the calm
 p99 is 1 to 5 ms: this is about being served at all, and in time; docs have the measured figures."""
+REAL_WORK_P99_S: Final = 2.0
+REAL_WORK: Final = ("grpc: inflating calls", "grpc: zero windows", "grpc: one-byte windows")
+"""Attacks of well-formed calls of megabytes, which are inflated and executed as any client's: the
+others wait for whole batches of them."""
 DEATHS: Final = 2_000
 LEAK_BYTES: Final = 24 << 20
 CALM: Final = "11"
@@ -69,7 +73,8 @@ def test_an_attack_harms_nobody_else(target: GatewayProcess, attack: Attack) -> 
     result = suffer(target, attack, SECONDS)
     assert result.failures == [], result.line()
     assert result.answered > 10, result.line()
-    assert result.p99_s < P99_S, result.line()
+    p99_s = REAL_WORK_P99_S if attack.label in REAL_WORK else P99_S
+    assert result.p99_s < p99_s, result.line()
     assert result.peak_rss_bytes - result.before.rss_bytes < PEAK_BYTES, result.line()
     assert result.after.fds <= result.before.fds, result.line()
     assert result.fate.sent, result.line()

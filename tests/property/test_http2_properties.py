@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway.grpc_transport import Call, Method, Raw
-from gateway.grpc_transport.call import SPENT
+from gateway.grpc_transport.messages import SPENT
 from gateway.http2.frames import MAX_WINDOW
 from gateway.http2.limits import Limits
 from gateway.http2.liveness import sweep

@@ -17,6 +17,8 @@ from engines.tensors import BYTES, DATATYPES, Tensor, encode_bytes
 NAMES = ("x", "y", "")
 TYPES = ("FP32", "INT64", "UINT8", BYTES)
 
+SAME_SIZE = {"FP32": "INT32", "INT32": "FP32", "INT64": "FP64", "UINT8": "INT8"}
+
 Admitted = tuple[tuple[Tensor, ...], int, ShapeKey] | str
 
 
@@ -73,13 +75,14 @@ def fitting(draw: st.DrawFn, model: ModelMetadata) -> tuple[Tensor, ...]:
 
 @st.composite
 def histories(draw: st.DrawFn) -> tuple[ModelMetadata, list[tuple[Tensor, ...]]]:
-    """Draw a model and requests to it; some come again, and some again with a byte less."""
+    """Draw a model and requests to it; some come again, a byte shorter or of another type."""
     model = draw(models())
     some = fitting(model) | st.lists(tensors(), max_size=3).map(tuple)
     requests = draw(st.lists(some, min_size=1, max_size=6))
     again = draw(st.lists(st.sampled_from(requests), max_size=6))
     cut = [tuple(t._replace(data=t.data[:-1]) for t in inputs) for inputs in again[:2]]
-    return model, requests + again + cut + requests
+    odd = [tuple(t._replace(datatype=SAME_SIZE.get(t.datatype, BYTES)) for t in i) for i in again]
+    return model, requests + again + cut + odd + requests
 
 
 def admit(made: Signature, inputs: tuple[Tensor, ...]) -> Admitted:

@@ -49,7 +49,7 @@ def like(target: Target, **changes: Any) -> Target:  # Any: a target's fields
     return Target(**{name: getattr(target, name) for name in FIELDS} | changes)
 
 
-def count(
+def count_answer(
     book: RouteStatistics, target: Target, total_ns: int = 1, *, is_error: bool = False
 ) -> None:
     """Count one answer in a book of routes, as the accounts do."""

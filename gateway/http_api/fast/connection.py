@@ -2,7 +2,9 @@
 
 What it reads is in reader.py, the order of its answers in queue.py. A client that goes away takes
 its requests out of their queues; one that is quiet for too long, by the ticks of the listener, is
-told so if a request of its is incomplete, and closed.
+told so if a request of its is incomplete, and closed. One that sends more than is read at a time
+gives way to the others after each read, or after the body that it began: the event loop would go on
+reading here, for a megabyte and all the requests in it, before it looks at another socket.
 """
 
 from __future__ import annotations
@@ -12,7 +14,7 @@ from typing import cast
 
 from gateway.http_api.fast.queue import AnswerQueue
 from gateway.http_api.fast.reader import Reader
-from gateway.http_api.fast.shared import Phase, Shared, WaitsFor
+from gateway.http_api.fast.shared import READ_BYTES, Phase, Shared, WaitsFor
 
 
 class Connection(Reader, asyncio.BufferedProtocol):
@@ -66,6 +68,8 @@ class Connection(Reader, asyncio.BufferedProtocol):
                 self._feed(data)
                 if self._rest and self._has_served:
                     self._quiet = 0  # the time of a head counts from its first byte
+            if nbytes == READ_BYTES:
+                self._give_way()
             return
         self._quiet = 0
         buffer.add(nbytes)
@@ -73,6 +77,17 @@ class Connection(Reader, asyncio.BufferedProtocol):
             self._buffer = None
             self._phase = Phase.HEAD
             self._submit(self._head, buffer.whole())
+            self._give_way()
+
+    def _give_way(self) -> None:
+        """Read on in the next turn of the loop; a body that has a buffer is read to its end."""
+        if self._buffer is None and self._may_read():
+            self._transport.pause_reading()
+            self._loop.call_soon(self._take_turn)
+
+    def _take_turn(self) -> None:
+        if self._may_read():
+            self._transport.resume_reading()
 
     def pause_writing(self) -> None:
         """Read nothing more until the peer has read some of its answers."""

@@ -74,6 +74,9 @@ class Service:
 class Turn(Protocol):
     """The connection's queue, as an exchange sees it."""
 
+    def hold(self, exchange: Exchange, held_bytes: int) -> None:
+        """The exchange holds so many bytes now: it is not answered yet."""
+
     def answered(self, exchange: Exchange) -> None:
         """The exchange has its output: send it when its turn comes."""
 
@@ -128,14 +131,15 @@ class Exchange:
             self._submit(body)
         elif len(body) >= bodies.THREAD_FROM_BYTES // 8:  # what it inflates to is not known yet
             work = partial(bodies.decompress, body, encoding, self._service.limit_bytes)
-            _in_thread(work, self._submit, self.refuse)
+            self._hold(self._service.limit_bytes)
+            _in_thread(work, self._inflated, self.refuse)
         else:
             try:
                 body = bodies.decompress(body, encoding, self._service.limit_bytes)
             except Exception as exc:  # adapter edge: every error becomes an answer
                 self.refuse(exc)
             else:
-                self._submit(body)
+                self._inflated(body)
 
     def drop(self) -> None:
         """The client has gone: take the request out of its queue, if it is still there."""
@@ -147,6 +151,14 @@ class Exchange:
         """Answer with an error, without having submitted anything."""
         self._service.pipeline.refuse(exc, "http")
         self._fail(exc, b"")
+
+    def _inflated(self, body: Raw) -> None:
+        self._hold(len(body))
+        self._submit(body)
+
+    def _hold(self, held_bytes: int) -> None:
+        if self._turn is not None:
+            self._turn.hold(self, held_bytes)
 
     def _submit(self, body: Raw) -> None:
         if self._turn is None:
@@ -182,6 +194,7 @@ class Exchange:
             self._compressed(lines, coding, bodies.compress(content, coding))
         else:
             work = partial(bodies.compress, content, coding)
+            self._hold(len(content))
             _in_thread(
                 work, partial(self._compressed, lines, coding), partial(self._fail, lines=lines)
             )
@@ -189,6 +202,7 @@ class Exchange:
     def _compressed(self, lines: bytes, coding: str, content: bytes) -> None:
         lines += b"content-encoding: %b\r\nvary: accept-encoding\r\n" % coding.encode()
         json_bytes = self._written[1]
+        self._written = (b"", None)  # it may be much larger than the answer, which may have to wait
         answers = self._service.answers
         self._done(answers.good(content, json_bytes, lines, is_last=self.is_last))
 

@@ -26,8 +26,16 @@ FIRST_STEP_BYTES: Final = 4 << 20
 pages only as they are written."""
 _GROWTH: Final = 4
 _LINE_END: Final = b"\r\n"
-_SIZE_LINE: Final = re.compile(rb"([0-9A-Fa-f]{1,15})(?:;[\t\x20-\x7e\x80-\xff]*)?")
-_TRAILER_LINE: Final = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+:[\t\x20-\x7e\x80-\xff]*")
+_TOKEN: Final = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
+_QUOTED: Final = rb'"[^"\\\x00-\x08\x0a-\x1f\x7f]*"'
+_SIZE_LINE: Final = re.compile(
+    rb"([0-9A-Fa-f]{1,15})(?:;%b(?:=(?:%b|%b))?)*" % (_TOKEN, _TOKEN, _QUOTED)
+)
+"""Spaces and escapes, which the grammar of extensions allows, are refused: parsers differ there."""
+_TRAILER_LINE: Final = re.compile(
+    rb"(?!content-length:|transfer-encoding:)%b:[\t\x20-\x7e\x80-\xff]*" % _TOKEN, re.IGNORECASE
+)
+"""What says where a body ends has no place behind it."""
 
 
 class BadFraming(Exception):

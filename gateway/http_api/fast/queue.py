@@ -13,6 +13,11 @@ from typing import Final, Protocol
 from gateway.http_api.fast.answers import Output
 
 NEVER: Final = -1
+MAX_PIPELINED: Final = 128
+"""Unanswered requests of one connection; more stay unread."""
+HEAVY_BYTES: Final = 1 << 20
+"""What a connection may make us hold before its next request is read. It slows only those who
+pipeline large requests or answers: who waits for an answer before it asks again is always read."""
 
 
 class Awaited(Protocol):
@@ -21,7 +26,7 @@ class Awaited(Protocol):
     is_last: bool
     """Nothing is sent after it."""
     held_bytes: int
-    """What the request's body takes while it is not answered."""
+    """What the request, or its answer in the making, takes while it is not answered."""
     output: Output | None
 
     def drop(self) -> None:
@@ -51,7 +56,10 @@ class AnswerQueue:
     __slots__ = (
         "_call_soon",
         "_gathered",
+        "_gathered_bytes",
+        "_heavy_bytes",
         "_is_flush_due",
+        "_largest_bytes",
         "_max_bytes",
         "_owner",
         "_transport",
@@ -73,13 +81,17 @@ class AnswerQueue:
         self._transport = transport
         self._call_soon = call_soon
         self._max_bytes = max_bytes
+        self._heavy_bytes = min(HEAVY_BYTES, max_bytes)
         self._gathered: list[bytes] = []
+        self._gathered_bytes = 0
         self._is_flush_due = False
+        self._largest_bytes = 0
+        """Of the answers to pipelined requests so far; the next ones may be as large."""
         self.awaited: list[Awaited] = []
         self.held_bytes = 0
-        """Bodies of requests that are not answered."""
+        """Requests that are not answered."""
         self.ready_bytes = 0
-        """Answers whose turn has not come."""
+        """Answers that the transport does not have yet."""
         self.wake_at = NEVER
         """The owner waits until no more than so many are awaited."""
         self.is_stuck = False
@@ -89,6 +101,19 @@ class AnswerQueue:
         """Put an answer last in line; `answered` is called when it is ready."""
         self.held_bytes += answer.held_bytes
         self.awaited.append(answer)
+
+    def hold(self, answer: Awaited, held_bytes: int) -> None:
+        """Note what an awaited answer holds now."""
+        self.held_bytes += held_bytes - answer.held_bytes
+        answer.held_bytes = held_bytes
+        if self.wake_at >= 0:
+            self.wake()
+
+    def is_full(self) -> bool:
+        """Whether so much is awaited, or held for it, that no more requests are to be read."""
+        count = len(self.awaited)
+        expected_bytes = self.held_bytes + self.ready_bytes + count * self._largest_bytes
+        return count >= MAX_PIPELINED or expected_bytes > self._heavy_bytes
 
     def answered(self, answer: Awaited) -> None:
         """Send an answer that has its output now, if its turn has come."""
@@ -114,11 +139,14 @@ class AnswerQueue:
     def _in_turn(self, answer: Awaited) -> None:
         """Gather every answer whose turn has come."""
         awaited = self.awaited
-        self.ready_bytes += _size_bytes(answer.output)
+        size_bytes = _size_bytes(answer.output)
+        self._largest_bytes = max(self._largest_bytes, size_bytes)
+        self.ready_bytes += size_bytes
+        self.held_bytes -= answer.held_bytes
+        answer.held_bytes = 0
         while awaited and (output := awaited[0].output) is not None:
             first = awaited.pop(0)
-            self.held_bytes -= first.held_bytes
-            self.ready_bytes -= _size_bytes(output)
+            self._gathered_bytes += _size_bytes(output)
             self._gathered += _pieces(output)
             if first.is_last:
                 self.flush()
@@ -137,6 +165,10 @@ class AnswerQueue:
         if self._gathered and not self._transport.is_closing():
             self._transport.writelines(self._gathered)
         self._gathered = []
+        self.ready_bytes -= self._gathered_bytes
+        self._gathered_bytes = 0
+        if self.wake_at >= 0:
+            self.wake()
 
     def _check_bound(self) -> None:
         """Let go of a peer that asks for much and reads nothing."""
@@ -146,13 +178,14 @@ class AnswerQueue:
 
     def wake(self) -> None:
         """Let the owner go on, soon, if what it waits for has come."""
-        if len(self.awaited) <= self.wake_at and not self.is_stuck:
+        if len(self.awaited) <= self.wake_at and not self.is_stuck and not self.is_full():
             self.wake_at = NEVER
             self._call_soon(self._owner.go_on)
 
     def clear(self) -> None:
         """The client has gone: drop everything."""
         self._gathered = []
+        self._gathered_bytes = self.held_bytes = self.ready_bytes = 0
         self.wake_at = NEVER
         awaited, self.awaited = self.awaited, []
         for answer in awaited:

@@ -1,9 +1,10 @@
 """What one connection reads: heads, bodies, and how far it may read on.
 
 Rules:
-- Bytes are read as far as there is room: not beyond MAX_PIPELINED unanswered requests, not while
-  the peer does not read its answers, not beyond `connection_bytes` of bodies. What was read and
-  cannot be taken yet is the rest, at most one read, and the transport pauses.
+- Bytes are read as far as there is room: not while the peer does not read its answers, and behind
+  a request that is not answered only as long as the queue is not full: in number, or in bytes of
+  bodies as they are after decompression and of answers. What was read and cannot be taken yet is
+  the rest, at most one read, and the transport pauses.
 - Infer calls behind each other are served at the same time; any other request waits for all before
   it, and all behind it wait for its end.
 - A body that is not complete with its head gets a buffer of its length, and the transport reads
@@ -40,12 +41,10 @@ from gateway.http_api.fast.framing import (
     Sink,
 )
 from gateway.http_api.fast.heads import BadHead, Head
-from gateway.http_api.fast.queue import NEVER, AnswerQueue
+from gateway.http_api.fast.queue import MAX_PIPELINED, NEVER, AnswerQueue
 from gateway.http_api.fast.shared import Phase, Shared
 from gateway.http_api.fast.slow import SlowRequest
 
-MAX_PIPELINED: Final = 128
-"""Unanswered requests of one connection; more stay unread."""
 _HEAD_END: Final = b"\r\n\r\n"
 _EMPTY_LINES: Final = re.compile(rb"[\r\n]*")
 _NO_HEAD: Final = -1
@@ -122,11 +121,14 @@ class Reader:
     def _must_wait(self) -> bool:
         queue = self._queue
         return (
-            queue.is_stuck
-            or self._slow is not None
-            or len(queue.awaited) >= MAX_PIPELINED
-            or queue.held_bytes > self._shared.bounds.connection_bytes
+            queue.is_stuck or self._slow is not None or (len(queue.awaited) > 0 and queue.is_full())
         )
+
+    def _may_read(self) -> bool:
+        """Whether nothing keeps the transport from reading."""
+        is_waiting = self._queue.wake_at != NEVER and not self._owes_continue
+        is_ahead = self._flow is not None and self._flow.read_paused
+        return not (is_waiting or is_ahead or self._transport.is_closing())
 
     def _wait(self, wake_at: int) -> None:
         """Read nothing until there are no more than so many answers left."""
@@ -142,7 +144,7 @@ class Reader:
             self._transport.write(CONTINUE)
         rest, self._rest = self._rest, b""
         self._feed(rest)
-        if self._queue.wake_at == NEVER:
+        if self._may_read():
             self._transport.resume_reading()
 
     def _take_request(self, data: bytes, position: int) -> int:

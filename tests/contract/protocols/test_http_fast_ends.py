@@ -14,6 +14,8 @@ from typing import Final
 import pytest
 
 from gateway.config import LimitsConfig
+from gateway.http_api.fast.connection import Connection
+from gateway.http_api.fast.shared import READ_BYTES
 from tests.support.batching import until
 from tests.support.http_wire import (
     LOOPS,
@@ -293,6 +295,46 @@ def test_a_client_that_makes_us_hold_too_much_is_let_go(loop: str, tmp_path: Pat
             await port.connections(1)
             other.send(infer(1.0))
             assert (await other.answer()).values == [1.0]
+
+    run(loop, work)
+
+
+FLOODS: Final = {
+    "requests": infer(body=b"{" + b" " * 900) * 4_000,
+    "a body in chunks": head(transfer_encoding="chunked")
+    + (b"800\r\n" + b" " * 2_048 + b"\r\n") * 500,
+    "a body for the application": b"POST /now HTTP/1.1\r\ncontent-length: 4000000\r\n\r\n"
+    + b" " * 4_000_000,
+}
+
+
+@pytest.mark.parametrize("case", FLOODS)
+def test_one_who_floods_gives_way_to_others_after_every_read(
+    loop: str, case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The kernel holds much more than one read: in how many turns of the loop is it taken?"""
+    turn, reads = 0, [0]
+    updated = Connection.buffer_updated
+
+    def watched(connection: Connection, nbytes: int) -> None:
+        reads[turn] += nbytes
+        updated(connection, nbytes)
+
+    def turns() -> None:
+        nonlocal turn
+        turn += 1
+        reads.append(0)
+        asyncio.get_running_loop().call_soon(turns)
+
+    monkeypatch.setattr(Connection, "buffer_updated", watched)
+
+    async def work() -> None:
+        turns()
+        async with open_port(tmp_path, limit_bytes=2 << 20) as port:
+            wire = await port.connect()
+            wire.send(FLOODS[case])
+            await until(lambda: sum(reads) > 20 * READ_BYTES)
+            assert max(reads) <= READ_BYTES + 1_000  # the rest of a body that a read begins
 
     run(loop, work)
 

@@ -6,12 +6,17 @@ On both event loops, over a real pipeline. `held` answers when the test says so,
 from __future__ import annotations
 
 import asyncio
+import gzip
+import threading
+import time
 from pathlib import Path
 
 import pytest
 
+from engines.tensors import Raw
 from gateway.config import LimitsConfig
-from gateway.http_api.fast.reader import MAX_PIPELINED
+from gateway.http_api import body as bodies
+from gateway.http_api.fast.queue import MAX_PIPELINED
 from tests.support.batching import until
 from tests.support.http_wire import LOOPS, Wire, chunked, head, image, infer, open_port, row, run
 
@@ -222,5 +227,75 @@ def test_bodies_of_waiting_requests_are_bounded_in_bytes(loop: str, tmp_path: Pa
             port.desk.shelf.gate.open()
             for _ in range(10):
                 assert (await wire.answer()).values == list(range(100_000))
+
+    run(loop, work)
+
+
+def test_bodies_count_as_they_are_after_decompression(loop: str, tmp_path: Path) -> None:
+    content = row(*[0.0] * 100_000)  # 500 KB, in less than one
+    request = infer(body=gzip.compress(content), model="held", content_encoding="gzip")
+
+    async def work() -> None:
+        async with open_port(tmp_path) as port:
+            wire = await port.connect()
+            wire.send(*[request] * 30)
+            await port.in_flight(3)
+            await asyncio.sleep(0.1)
+            assert port.desk.pipeline.in_flight == 3
+            port.desk.shelf.gate.open()
+            for _ in range(30):
+                assert len((await wire.answer()).values) == 100_000
+
+    run(loop, work)
+
+
+def test_large_bodies_are_inflated_one_at_a_time(
+    loop: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lock, inflating, most = threading.Lock(), 0, 0
+    decompress = bodies.decompress
+
+    def watched(body: Raw, encoding: str, limit_bytes: int) -> Raw:
+        nonlocal inflating, most
+        with lock:
+            inflating += 1
+            most = max(most, inflating)
+        time.sleep(0.01)  # room for others, if there are any
+        inflated = decompress(body, encoding, limit_bytes)
+        with lock:
+            inflating -= 1
+        return inflated
+
+    monkeypatch.setattr(bodies, "decompress", watched)
+
+    async def work() -> None:
+        async with open_port(tmp_path, limit_bytes=4 << 20) as port:
+            wire = await port.connect()
+            wire.send(*[image(200_000, "gzip")] * 5)
+            for _ in range(5):
+                assert (await wire.answer()).status == 200
+            assert most == 1
+
+    run(loop, work)
+
+
+def test_small_requests_with_large_answers_are_read_as_the_answers_are(
+    loop: str, tmp_path: Path
+) -> None:
+    content = row(*[0.0] * 100_000)
+    request = infer(body=gzip.compress(content), content_encoding="gzip")
+
+    async def work() -> None:
+        async with open_port(tmp_path) as port:
+            wire = await port.connect(buffer_bytes=4_096)
+            wire.send(*[request] * 40)
+            await until(lambda: len(port.desk.log.records) > 0)
+            await asyncio.sleep(0.3)
+            served = len(port.desk.log.records)
+            assert served < 20  # what the kernel takes is as much as it likes to
+            await asyncio.sleep(0.1)
+            assert len(port.desk.log.records) == served
+            for _ in range(40):
+                assert len((await wire.answer()).values) == 100_000
 
     run(loop, work)

@@ -429,11 +429,13 @@ BAD_CHUNKS: Final = {
     "a size beyond 60 bits": b"1000000000000000\r\nabc",
     "a bare line feed after the size": b"3\nabc\r\n0\r\n\r\n",
     "a carriage return in an extension": b"3;a\rb\r\nabc\r\n0\r\n\r\n",
+    "an extension without a name": b"3;\r\nabc\r\n0\r\n\r\n",
     "an endless extension": b"3;" + b"a" * 1_100,
     "more data than the size": b"3\r\nabcd\r\n0\r\n\r\n",
     "a bare line feed after the data": b"3\r\nabc\n0\r\n\r\n",
     "a trailer that is no header": b"0\r\nnonsense\r\n\r\n",
     "a trailer with a zero byte": b"0\r\na: \0\r\n\r\n",
+    "a trailer that is a length": b"0\r\ncontent-length: 0\r\n\r\n",
     "endless trailers": b"0\r\n" + b"a: b\r\n" * 6_000,
 }
 

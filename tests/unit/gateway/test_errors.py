@@ -11,6 +11,7 @@ from engines import errors as engine_errors
 from gateway import errors
 from gateway.errors import INTERNAL, INTERNAL_SENTENCE, STATUSES, Code, StatusTable
 from gateway.route_control.write import RevisionMismatch
+from gateway.workers import errors as worker_errors
 from router.faults import Fault, RouteError
 
 QUEUE_FULL = engine_errors.QueueFull(model="m", version="1", limit=8)
@@ -44,6 +45,10 @@ EVERY_ERROR = (
         504,
         "DEADLINE_EXCEEDED",
     ),
+    (worker_errors.EngineAway(), 503, "UNAVAILABLE"),
+    (worker_errors.LinkFull(limit=1, unit="requests"), 429, "RESOURCE_EXHAUSTED"),
+    (worker_errors.RemoteFailure(), 500, "INTERNAL"),
+    (worker_errors.ExpiredUnanswered(model="m", waited_ns=1), 504, "DEADLINE_EXCEEDED"),
 )
 
 

@@ -66,6 +66,27 @@ def test_wrong_data_is_left_to_the_long_way_which_says_why(
 
 
 @pytest.mark.parametrize(
+    ("datatype", "shape", "text"),
+    [
+        ("BYTES", (1, 2), b'["\x94a", "b"]'),
+        ("BYTES", (1, 2), b'[["\x94a", "b"]]'),
+        ("BYTES", (1, 1, 1, 1, 1), b'[[[[["\xed\xa0\x80"]]]]]'),
+        ("BYTES", (1,), b'"\xff"'),
+        ("FP32", (1,), b'["\xff"]'),
+        ("FP32", (2,), b'[1, "\xff"]'),
+        ("FP32", (1, 1), b'[["\xff"]]'),
+        ("BOOL", (1,), b'[{"\xff": 1}]'),
+    ],
+)
+def test_text_that_is_no_utf_8_is_the_callers_fault(
+    datatype: str, shape: tuple[int, ...], text: bytes
+) -> None:
+    assert elements.pack(datatype, shape, msgspec.Raw(text)) is None
+    with pytest.raises((InvalidInput, MalformedRequest), match="input 'x': "):
+        elements.decode("x", datatype, shape, msgspec.Raw(text))
+
+
+@pytest.mark.parametrize(
     ("datatype", "shape"),
     [("BYTES", (1,)), ("BF16", (1,)), ("X", (1,)), ("FP32", (-1,)), ("FP32", (1 << 60,))],
 )

@@ -73,8 +73,10 @@ def test_a_length_ends_where_it_says(body: bytes, rest: bytes, cuts: list[int]) 
 
 
 CHUNKS = st.lists(st.binary(min_size=1, max_size=30), max_size=5)
-EXTENSIONS = st.sampled_from([b"", b";a", b";a=b", b';a="b"', b";a=b;c"])
-TRAILERS = st.lists(st.sampled_from([b"a: b", b"x-y:", b"c:d e\tf"]), max_size=3)
+EXTENSIONS = st.sampled_from([b"", b";a", b";a=b", b';a="b"', b";a=b;c", b';a="";b=c;d="x;\t= y"'])
+TRAILERS = st.lists(
+    st.sampled_from([b"a: b", b"x-y:", b"c:d e\tf", b"content-lengths: 1"]), max_size=3
+)
 
 
 @given(CHUNKS, EXTENSIONS, TRAILERS, st.lists(st.integers(0, 400)))
@@ -111,6 +113,35 @@ def test_nothing_is_a_body_here_that_is_none_for_llhttp(data: bytes, cuts: list[
         assert (oracle.is_good, oracle.is_complete, oracle.body) == (True, True, body)
     else:
         assert not oracle.is_complete or not oracle.is_good
+
+
+@given(st.text('ab;="\\ \t\r\n\x00\x7f\xff/,', max_size=8).map(str.encode))
+def test_nothing_is_an_extension_here_that_is_none_for_llhttp(extension: bytes) -> None:
+    data = b"1;%b\r\nx\r\n0\r\n\r\n" % extension
+    try:
+        body, rest = take(chunked(), [data])
+    except BadFraming:
+        return
+    oracle = Oracle(data)
+    assert (oracle.is_good, oracle.is_complete, oracle.body, rest) == (True, True, body, b"")
+
+
+@pytest.mark.parametrize(
+    "extension",
+    b'; ;;a ;\ta ;=b ;a= ;a=b\tc ;a="b ;a="b"c ;a="\\"" ;a=b=c ;a/b ;a=\xff'.split(b" "),
+)
+def test_an_extension_that_is_not_of_the_grammar_or_is_read_in_two_ways_is_refused(
+    extension: bytes,
+) -> None:
+    with pytest.raises(BadFraming):
+        take(chunked(), [b"0%b\r\n\r\n" % extension])
+
+
+@pytest.mark.parametrize("name", [b"Transfer-Encoding", b"content-length"])
+@pytest.mark.parametrize("before", [b"", b"a: b\r\n"])
+def test_a_trailer_says_nothing_about_where_the_body_ends(before: bytes, name: bytes) -> None:
+    with pytest.raises(BadFraming):
+        take(chunked(), [b"0\r\n%b%b: 1\r\n\r\n" % (before, name)])
 
 
 @pytest.mark.parametrize("step", [1, 3, 100])

@@ -168,6 +168,59 @@ def test_the_owner_goes_on_when_few_enough_are_left_and_the_peer_reads() -> None
     assert side.queue.wake_at == NEVER
 
 
+def test_what_is_held_counts_until_it_is_with_the_transport() -> None:
+    side = Side(max_bytes=100)
+    a, b, c = side.add(b"a" * 30, b"b" * 10, b"c")
+    side.queue.hold(a, 90)
+    side.queue.hold(b, 11)
+    assert side.queue.is_full()
+    side.queue.hold(a, 20)
+    assert not side.queue.is_full()
+    side.ready(b)
+    assert (side.queue.held_bytes, side.queue.ready_bytes) == (20, 10)
+    side.ready(a)
+    assert (side.queue.held_bytes, side.queue.ready_bytes) == (0, 40)
+    side.tick()
+    assert (side.queue.held_bytes, side.queue.ready_bytes) == (0, 0)
+    side.ready(c)
+    assert not side.queue.is_full()
+
+
+def test_requests_behind_large_answers_are_expected_to_have_such_as_well() -> None:
+    side = Side(max_bytes=100)
+    side.ready(*side.add(b"a" * 60, b"b"))
+    (first,) = side.add(b"c")
+    assert not side.queue.is_full()
+    (second,) = side.add(b"d")
+    assert side.queue.is_full()
+    side.ready(first, second)
+    assert not side.queue.is_full()
+
+
+def test_the_owner_goes_on_when_little_enough_is_held() -> None:
+    side = Side(max_bytes=100)
+    a, *_ = side.add(b"a", b"b", b"c")
+    side.queue.hold(a, 101)
+    side.queue.wake_at = 3
+    side.queue.wake()
+    side.tick()
+    assert side.events == []
+    side.queue.hold(a, 100)
+    side.tick()
+    assert (side.events, side.queue.wake_at) == (["go on"], NEVER)
+
+
+def test_the_owner_goes_on_when_the_answers_it_waited_for_are_with_the_transport() -> None:
+    side = Side(max_bytes=100)
+    a, _ = side.add(b"a" * 60, b"b")
+    side.queue.wake_at = 1
+    side.ready(a)
+    assert side.queue.wake_at == 1  # 60 are gathered, and 60 more expected
+    side.tick()
+    side.tick()
+    assert (side.transport.calls, side.events) == ([b"a" * 60], ["go on"])
+
+
 def test_a_peer_that_makes_us_hold_too_much_is_let_go() -> None:
     side = Side(max_bytes=10)
     _, b, c = side.add(b"a", b"b" * 6, b"c" * 6)
@@ -191,4 +244,5 @@ def test_who_has_gone_gets_nothing_and_its_requests_are_dropped() -> None:
     side.tick()
     assert side.transport.calls == []
     assert [answer.is_dropped for answer in answers] == [False, True, True]
+    assert (side.queue.held_bytes, side.queue.ready_bytes) == (0, 0)
     assert side.queue.awaited == []

@@ -6,7 +6,7 @@ import pytest
 
 from gateway.directory import Target
 from gateway.route_statistics import KEPT_REVISIONS, RouteStatistics, VariantCounts
-from tests.support.targets import count, like, split_target
+from tests.support.targets import count_answer, like, split_target
 
 MS_NS = 1_000_000
 
@@ -27,11 +27,11 @@ def rows(book: RouteStatistics, route: str = "split") -> list[tuple[int, str, tu
 
 def test_an_answer_is_counted_under_its_route_revision_and_variant(target: Target) -> None:
     book = RouteStatistics()
-    count(book, target, MS_NS)
-    count(book, target, MS_NS, is_error=True)
-    count(book, like(target, variant="canary", assigned="canary"), MS_NS)
-    count(book, like(target, revision=2), MS_NS)
-    count(book, like(target, route="other"), MS_NS)
+    count_answer(book, target, MS_NS)
+    count_answer(book, target, MS_NS, is_error=True)
+    count_answer(book, like(target, variant="canary", assigned="canary"), MS_NS)
+    count_answer(book, like(target, revision=2), MS_NS)
+    count_answer(book, like(target, route="other"), MS_NS)
     assert rows(book) == [
         (2, "stable", (1, 0, 0, 0)),
         (1, "canary", (1, 0, 0, 0)),
@@ -44,7 +44,7 @@ def test_an_answer_is_counted_under_its_route_revision_and_variant(target: Targe
 
 def test_what_the_fallback_serves_counts_for_the_variant_that_was_assigned(target: Target) -> None:
     book = RouteStatistics()
-    count(book, like(target, variant="canary", reason="fallback"), MS_NS)
+    count_answer(book, like(target, variant="canary", reason="fallback"), MS_NS)
     assert rows(book) == [(1, "stable", (1, 0, 1, 0))]
 
 
@@ -55,7 +55,7 @@ def test_what_a_rule_chose_is_counted_apart_whoever_serves_it(
 ) -> None:
     book = RouteStatistics()
     forced = like(target, reason=reason, assigned_by="rule:internal")
-    count(book, forced, MS_NS, is_error=is_error)
+    count_answer(book, forced, MS_NS, is_error=is_error)
     assert rows(book) == [(1, "stable", (0, 0, 0, 1))]
     ((_, _, counts),) = book.of("split")
     assert counts.latency.quantile(0.5) is None
@@ -64,7 +64,7 @@ def test_what_a_rule_chose_is_counted_apart_whoever_serves_it(
 def test_latencies_are_in_seconds_and_read_within_a_quarter(target: Target) -> None:
     book = RouteStatistics()
     for ms in range(1, 101):
-        count(book, target, ms * MS_NS)
+        count_answer(book, target, ms * MS_NS)
     ((_, _, counts),) = book.of("split")
     for share in (0.5, 0.95, 0.99):
         quantile = counts.latency.quantile(share)
@@ -74,7 +74,7 @@ def test_latencies_are_in_seconds_and_read_within_a_quarter(target: Target) -> N
 def test_the_oldest_revisions_are_forgotten_and_totals_only_grow(target: Target) -> None:
     book = RouteStatistics()
     for revision in range(1, KEPT_REVISIONS + 11):
-        count(book, like(target, revision=revision), MS_NS, is_error=revision % 2 == 0)
+        count_answer(book, like(target, revision=revision), MS_NS, is_error=revision % 2 == 0)
         totals = book.totals("split")["stable"]
         assert (totals.requests, totals.errors) == (revision, revision // 2)
     kept = [revision for revision, _, _ in book.of("split")]
@@ -84,12 +84,12 @@ def test_the_oldest_revisions_are_forgotten_and_totals_only_grow(target: Target)
 def test_a_late_answer_of_a_forgotten_revision_is_in_the_totals(target: Target) -> None:
     book = RouteStatistics()
     for revision in range(10, KEPT_REVISIONS + 20):
-        count(book, like(target, revision=revision), MS_NS)
+        count_answer(book, like(target, revision=revision), MS_NS)
     before = row(book.totals("split")["stable"])
     kept = rows(book)
     for _ in range(3):
-        count(book, like(target, revision=2, reason="fallback"), MS_NS, is_error=True)
-    count(book, like(target, revision=2, assigned="gone"), MS_NS)
+        count_answer(book, like(target, revision=2, reason="fallback"), MS_NS, is_error=True)
+    count_answer(book, like(target, revision=2, assigned="gone"), MS_NS)
     assert rows(book) == kept
     totals = book.totals("split")
     assert row(totals["stable"]) == (before[0] + 3, 3, 3, 0)
@@ -99,8 +99,8 @@ def test_a_late_answer_of_a_forgotten_revision_is_in_the_totals(target: Target) 
 def test_a_new_variant_of_the_oldest_kept_revision_forgets_nothing(target: Target) -> None:
     book = RouteStatistics()
     for revision in range(1, KEPT_REVISIONS + 1):
-        count(book, like(target, revision=revision), MS_NS)
-    count(book, like(target, revision=1, assigned="canary"), MS_NS)
+        count_answer(book, like(target, revision=revision), MS_NS)
+    count_answer(book, like(target, revision=1, assigned="canary"), MS_NS)
     assert [entry for entry in rows(book) if entry[0] == 1] == [
         (1, "canary", (1, 0, 0, 0)),
         (1, "stable", (1, 0, 0, 0)),
@@ -109,6 +109,6 @@ def test_a_new_variant_of_the_oldest_kept_revision_forgets_nothing(target: Targe
 
 def test_totals_are_sums_that_can_be_changed_without_changing_the_book(target: Target) -> None:
     book = RouteStatistics()
-    count(book, target, MS_NS)
+    count_answer(book, target, MS_NS)
     book.totals("split")["stable"].requests += 100
     assert row(book.totals("split")["stable"]) == (1, 0, 0, 0)

@@ -22,8 +22,10 @@ from tests.support.grpc_transport import (
     recording,
 )
 from tests.support.http2 import (
+    CONTINUATION,
     DATA,
     END_STREAM,
+    HEADERS,
     RST,
     SECOND_NS,
     WINDOW,
@@ -264,6 +266,16 @@ def test_metadata_may_go_ahead_of_the_answer_and_behind_it() -> None:
     assert answer.trailers == [("grpc-status", "0"), ("late", "2")]
 
 
+def test_trailers_over_the_peers_frame_are_continued() -> None:
+    kept = Kept()
+    client = CallClient(kept.methods)
+    client.call(message(b"a"))
+    kept.calls[0].reply(b"A", encode_metadata([("long", "v" * 20_000)]))
+    found = client.read()
+    assert [f.kind for f in found] == [HEADERS, DATA, HEADERS, CONTINUATION]
+    assert max(len(f.payload) for f in found) <= 16_384
+
+
 def test_only_the_first_answer_counts() -> None:
     kept = Kept()
     client = CallClient(kept.methods)
@@ -389,6 +401,17 @@ def test_a_stream_may_pause_itself_at_every_message() -> None:
         calls[0].resume_reading()
     assert seen[-1] is None
     assert client.connection.held_bytes == 0
+
+
+def test_a_paused_stream_that_is_answered_lets_go_of_what_it_kept() -> None:
+    kept = KeptStream()
+    client = CallClient(kept.methods)
+    client.send(client.head(1, "Stream"))
+    kept.calls[0].pause_reading()
+    client.send(frame(DATA, END_STREAM, 1, message(b"a")))
+    kept.calls[0].reply(b"A")
+    assert messages(client.answer(1).body) == [b"A"]
+    client.assert_nothing_is_held()
 
 
 def test_a_paused_stream_gives_no_window_and_gives_it_when_it_goes_on() -> None:

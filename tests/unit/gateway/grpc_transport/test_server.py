@@ -23,8 +23,26 @@ import uvloop
 from gateway.grpc_transport import Call, Method, Raw, Server, encode_metadata
 from gateway.http2.limits import Limits
 from gateway.sockets import AddressInUse
-from tests.support.grpc_transport import ECHO, SERVICE, CallClient, serving, until
-from tests.support.http2 import DATA, END_STREAM, PREFACE, frame, setting, window
+from tests.support.grpc_transport import (
+    ECHO,
+    SERVICE,
+    CallClient,
+    message,
+    messages,
+    pieces,
+    serving,
+    until,
+)
+from tests.support.http2 import (
+    DATA,
+    END_STREAM,
+    HEADERS,
+    PREFACE,
+    SETTINGS,
+    frame,
+    setting,
+    window,
+)
 
 OPTIONS = [
     ("grpc.max_receive_message_length", -1),
@@ -277,6 +295,30 @@ def test_more_calls_than_streams_wait_for_each_other(run: Run) -> None:
         async with serving(limits=limits) as server, channel(server) as to:
             sent = [b"%d" % number for number in range(300)]
             assert await asyncio.gather(*(ask(to, data) for data in sent)) == sent
+
+    run(scenario())
+
+
+def test_an_answer_gets_through_the_narrow_windows_of_a_plain_client(run: Run) -> None:
+    async def scenario() -> None:
+        async with serving() as server:
+            client = CallClient()
+            reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+            writer.write(PREFACE + frame(SETTINGS, 0, 0) + client.head(1))
+            for part in pieces(message(BIG[: 3 << 20]), 16_384):
+                writer.write(frame(DATA, 0, 1, part))
+            writer.write(frame(DATA, END_STREAM, 1, b""))
+            body = b""
+            while True:
+                head = await asyncio.wait_for(reader.readexactly(9), 10)
+                payload = await reader.readexactly(int.from_bytes(head[:3], "big"))
+                if head[3] == DATA:
+                    body += payload
+                    writer.write(window(1, len(payload)) + window(0, len(payload)))
+                elif head[3] == HEADERS and head[4] & END_STREAM:
+                    break
+            assert messages(body) == [BIG[: 3 << 20]]
+            writer.close()
 
     run(scenario())
 

@@ -26,7 +26,7 @@ from tests.support.batching import until
 from tests.support.desk import KeptRecords
 from tests.support.replicas import MODEL, NAME, Replica, Scene, open_scene, revisions, route
 from tests.support.shadows import mirrored
-from tests.support.targets import count
+from tests.support.targets import count_answer
 
 MS: Final = 1_000_000
 SHADOW: Final = {"model": MODEL, "version": "1", "sample": 100}
@@ -72,7 +72,7 @@ class Books:
             REASON_SLOT if reason == REASON_FALLBACK else reason,
         )
         for _ in range(times):
-            count(self.routes, target, 3 * MS, is_error=is_error)
+            count_answer(self.routes, target, 3 * MS, is_error=is_error)
 
     def saw(self, variant: str, keys: range) -> None:
         """Count units of the revision in force."""

@@ -22,7 +22,7 @@ from tests.support.repositories import open_repository
 from tests.support.route_planes import open_plane, plane_of, shelf_of
 from tests.support.route_stores import change
 from tests.support.shadows import mirrored
-from tests.support.targets import count
+from tests.support.targets import count_answer
 
 LABELS: Final = {
     "sluice_route_revision": {"route"},
@@ -136,7 +136,7 @@ def test_forced_and_fallback_are_counted_by_the_variant_that_was_assigned(tmp_pa
     async def scenario(plane: RoutePlane) -> None:
         for reason, by in ((REASON_FALLBACK, REASON_SLOT), ("rule:r", "rule:r")):
             for _ in range(2):
-                count(books(plane), target(plane, reason, by))
+                count_answer(books(plane), target(plane, reason, by))
         assert samples(plane, "sluice_route_fallbacks") == {(NAME, "canary"): 2}
         assert samples(plane, "sluice_route_forced") == {(NAME, "canary"): 2}
         assert samples(plane, "sluice_route_overrides_ignored", {NAME: 3, "gone": 9}) == {

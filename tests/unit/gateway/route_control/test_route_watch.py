@@ -21,7 +21,7 @@ from tests.support.desk import Desk, open_desk, request_of
 from tests.support.replicas import MODEL, NAME, route
 from tests.support.repositories import Shelf
 from tests.support.shadows import Copies, KeptRecords
-from tests.support.targets import count, like
+from tests.support.targets import count_answer, like
 
 KEYS: Final = range(4_000)
 FORCE: Final = {"name": "force", "when": {"header": {"x-beta": "yes"}}, "to": "canary"}
@@ -196,7 +196,7 @@ def test_where_a_fallback_serves_the_unit_is_that_of_the_variant_it_was_assigned
         )
         assert set(count_units(watching, [(call, target)])) == {"canary"}
         books = RouteStatistics()
-        count(books, target)
+        count_answer(books, target)
         ((_, variant, counts),) = books.of(NAME)
         assert (variant, counts.requests, counts.fallback, counts.forced) == ("canary", 1, 1, 0)
 
