@@ -140,6 +140,8 @@ class Connection(Inbound):
         body = self._body
         if body is None or body.stream is None or not body.left_bytes:
             return None
+        if body.stream.state is not OPEN:
+            return None
         return body.stream.body_view(body.left_bytes)
 
     def body_received(self, size: int, now_ns: int) -> None:
@@ -149,10 +151,14 @@ class Connection(Inbound):
         assert body is not None
         assert body.stream is not None
         body.left_bytes -= size
-        if not self.is_ended:
-            body.stream.body_filled(size)
-            if not body.left_bytes and not body.padding_bytes:
-                self._end_body(body)
+        stream = body.stream
+        if self._is_last_of(body) and stream.state is OPEN:
+            stream.state = HALF_CLOSED
+            stream.body_filled(size)
+            if stream.state is HALF_CLOSED:
+                stream.take_data(b"", 0, 0, END_STREAM)
+        else:
+            stream.body_filled(size)
 
     def lost(self) -> None:
         """Hear that the transport is gone: every call is lost."""
@@ -347,23 +353,26 @@ class Connection(Inbound):
         """Pass on what has come of a DATA frame; return where the next frame begins."""
         end = min(len(data), start + body.left_bytes)
         body.left_bytes -= end - start
-        stream = body.stream
-        if end > start and stream is not None and stream.state is OPEN:
-            stream.take_data(data, start, end, 0)
-        start = end
+        behind = end
         if not body.left_bytes:
-            end = min(len(data), start + body.padding_bytes)
-            body.padding_bytes -= end - start
-            if not body.padding_bytes:
-                self._end_body(body)
-        return end
-
-    def _end_body(self, body: _Body) -> None:
-        self._body = None
+            behind = min(len(data), end + body.padding_bytes)
+            body.padding_bytes -= behind - end
+        is_last = self._is_last_of(body)
         stream = body.stream
-        if body.is_last and stream is not None and stream.state is OPEN:
-            stream.state = HALF_CLOSED
-            stream.take_data(b"", 0, 0, END_STREAM)
+        if stream is not None and stream.state is OPEN:
+            if is_last:
+                stream.state = HALF_CLOSED
+                stream.take_data(data, start, end, END_STREAM)
+            elif end > start:
+                stream.take_data(data, start, end, 0)
+        return behind
+
+    def _is_last_of(self, body: _Body) -> bool:
+        """Let go of a body that has come whole; return whether its request ends with it."""
+        if body.left_bytes or body.padding_bytes:
+            return False
+        self._body = None
+        return bool(body.is_last)
 
 
 FRAMES: Final[dict[int, Callable[[Connection, bytes, int, int], None]]] = {

@@ -138,6 +138,29 @@ def test_an_answer_before_the_end_of_the_request_tells_the_client_to_stop() -> N
     assert (messages(answer.body), answer.status, answer.reset) == ([b"a"], 0, 0)
 
 
+@pytest.mark.parametrize("is_direct", [False, True])
+@pytest.mark.parametrize("size", [5_000, 200_000])
+def test_an_answer_to_a_large_frame_that_ends_the_request_needs_no_reset(
+    size: int, is_direct: bool
+) -> None:
+    client = CallClient()
+    client.send(setting(4, 1 << 20), window(0, 1 << 20))
+    whole = frame(DATA, END_STREAM, 1, message(b"x" * size))
+    client.send(client.head(1), whole[:3_000])
+    rest = whole[3_000:]
+    while is_direct and (view := client.connection.body_view()) is not None:
+        taken = min(len(view), 50_000)
+        view[:taken] = rest[:taken]
+        view.release()
+        rest = rest[taken:]
+        client.connection.body_received(taken, client.now_ns)
+    client.send(rest)
+    answer = client.answer(1)
+    assert (messages(answer.body), answer.status, answer.reset) == ([b"x" * size], 0, None)
+    assert not rest or not is_direct
+    client.assert_nothing_is_held()
+
+
 @pytest.mark.parametrize(
     ("body", "code", "text"),
     [
