@@ -219,10 +219,10 @@ class Batcher:
             if instance.is_short(batch.rows):
                 result = instance.run(batch)
                 self._idle.append(instance)
-                self._settle(batch, result)
                 if len(self._queue) and not self._is_dispatch_scheduled:
                     self._is_dispatch_scheduled = True
                     self._loop.call_soon(self._dispatch)
+                self._settle(batch, result)
                 return
             instance.start(batch, partial(self._hand_back, instance, batch))
 

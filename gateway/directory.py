@@ -112,10 +112,6 @@ class Directory:
         """Whether a route or a model has this name."""
         return name in self.routes.snapshot or self.repository.has_model(name)
 
-    def choose(self, request: InferRequest) -> Target:
-        """Return the version to serve a request; raises as `resolve`."""
-        return self.resolve(request)[0]
-
     def resolve(self, request: InferRequest) -> tuple[Target, bytes | None]:
         """Return the version to serve a request, and the request's sticky key.
 

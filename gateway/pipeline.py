@@ -255,7 +255,7 @@ class Pipeline:
     def _origin(self, target: Target, call: Call) -> Origin:
         """Return what the records of a target's answers have in common, made once."""
         origin = self._origins.get(target)
-        if origin is None or origin.name != call.request.name:
+        if origin is None:
             if len(self._origins) >= _MAX_ORIGINS:
                 self._origins.clear()
             origin = _origin(target, call.request.name, call.batcher, is_executed=True)

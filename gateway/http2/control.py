@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 from gateway.http2 import frames, settings
 from gateway.http2.frames import MAX_STREAM_ID, ConnectionFault, ErrorCode
-from gateway.http2.stream import REACTIONS, Reaction
+from gateway.http2.stream import REACTIONS, Reaction, State
 
 if TYPE_CHECKING:
     from gateway.http2.connection import Connection
@@ -27,6 +27,8 @@ def on_priority(connection: Connection, payload: bytes, flags: int, stream_id: i
         stream = connection.streams.get(stream_id)
         if stream is not None:
             connection.fault(stream, code)
+        elif connection.state_of(stream_id) is State.IDLE:
+            raise ConnectionFault(code, "broken priority of an idle stream")  # it has no reset
         else:
             connection.put_reset(stream_id, code)
 

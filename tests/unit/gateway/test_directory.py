@@ -53,7 +53,7 @@ def on(
 
 def chosen(directory: Directory, request: InferRequest) -> tuple[str, str, str, str, float]:
     """Return model, version, variant, reason and propensity of a choice."""
-    target = directory.choose(request)
+    target = directory.resolve(request)[0]
     served = target.served
     return served.model, served.version, target.variant, target.reason, target.propensity
 
@@ -82,11 +82,11 @@ def test_a_key_always_gets_the_same_variant_and_nothing_is_drawn(shelf: Shelf) -
 
 def test_a_target_names_its_route_and_revision_only_where_one_was_involved(shelf: Shelf) -> None:
     def check(desk: Desk) -> None:
-        routed = desk.directory.choose(request_of("split"))
+        routed = desk.directory.resolve(request_of("split"))[0]
         assert (routed.route, routed.revision) == ("split", 3)
-        pinned = desk.directory.choose(request_of("split", version="2"))
+        pinned = desk.directory.resolve(request_of("split", version="2"))[0]
         assert (pinned.route, pinned.revision, pinned.propensity) == ("split", 3, 1.0)
-        plain = desk.directory.choose(request_of("echo"))
+        plain = desk.directory.resolve(request_of("echo"))[0]
         assert (plain.route, plain.variant, plain.revision) == ("", "", 0)
 
     on(shelf, check, SPLIT)
@@ -129,7 +129,7 @@ def test_what_nothing_answers_to_is_an_unknown_name(
 ) -> None:
     def check(desk: Desk) -> None:
         with pytest.raises(UnknownName) as caught:
-            desk.directory.choose(request_of(name, version=version))
+            desk.directory.resolve(request_of(name, version=version))[0]
         assert sentence in str(caught.value)
 
     on(shelf, check, ECHO, MIXED)
@@ -138,7 +138,7 @@ def test_what_nothing_answers_to_is_an_unknown_name(
 def test_a_model_whose_versions_are_all_broken_is_not_ready(shelf: Shelf) -> None:
     def check(desk: Desk) -> None:
         with pytest.raises(VersionNotReady, match="none of its versions is ready"):
-            desk.directory.choose(request_of("broken"))
+            desk.directory.resolve(request_of("broken"))[0]
         assert not desk.directory.is_ready("broken")
         assert not desk.directory.is_ready("broken", "1")
 
@@ -249,7 +249,7 @@ def test_rules_see_the_headers_the_key_and_who_calls(
     shelf: Shelf, headers: dict[str, str], variant: str, reason: str
 ) -> None:
     def check(desk: Desk) -> None:
-        target = desk.directory.choose(request_of("ruled", **headers))
+        target = desk.directory.resolve(request_of("ruled", **headers))[0]
         assert (target.variant, target.assigned) == (variant, variant)
         assert (target.reason, target.assigned_by, target.propensity) == (reason, reason, 1.0)
         assert (target.route, target.revision) == ("ruled", 3)
@@ -260,9 +260,9 @@ def test_rules_see_the_headers_the_key_and_who_calls(
 def test_an_override_by_somebody_who_is_no_tester_is_counted_by_its_route(shelf: Shelf) -> None:
     def check(desk: Desk) -> None:
         for headers in ({}, {"authorization": ANN}, {"authorization": BOB}):
-            desk.directory.choose(request_of("ruled", x_variant="canary", **headers))
-        desk.directory.choose(request_of("ruled", x_variant="unknown"))
-        desk.directory.choose(request_of("split", x_variant="canary"))
+            desk.directory.resolve(request_of("ruled", x_variant="canary", **headers))[0]
+        desk.directory.resolve(request_of("ruled", x_variant="unknown"))[0]
+        desk.directory.resolve(request_of("split", x_variant="canary"))[0]
         assert desk.directory.overrides_ignored == {"ruled": 2}
 
     on(shelf, check, RULED, SPLIT, principals=PRINCIPALS)
@@ -281,7 +281,7 @@ def test_the_principal_is_a_key(shelf: Shelf) -> None:
             assert target.variant == expected.variant.name
         for stranger in ({}, {"authorization": "Bearer unknown"}):
             with pytest.raises(InvalidInput):
-                desk.directory.choose(request_of("mine", **stranger))
+                desk.directory.resolve(request_of("mine", **stranger))[0]
 
     on(shelf, check, route, principals=PRINCIPALS)
     assert variants.keys() == {"ann", "bob"}
@@ -295,7 +295,7 @@ def test_who_calls_is_not_asked_where_it_does_not_matter(shelf: Shelf) -> None:
         return None
 
     def check(desk: Desk) -> None:
-        desk.directory.choose(InferRequest(name="split", header=lookup))
+        desk.directory.resolve(InferRequest(name="split", header=lookup))[0]
         assert looked_up == ["x-user-id"]
 
     on(shelf, check, SPLIT, principals=PRINCIPALS)
@@ -321,10 +321,10 @@ def test_a_request_without_a_key_is_the_callers_fault_where_the_route_says_so(
 ) -> None:
     def check(desk: Desk) -> None:
         with pytest.raises(InvalidInput) as refused:
-            desk.directory.choose(request_of("r", x_user_id=""))
+            desk.directory.resolve(request_of("r", x_user_id=""))[0]
         assert str(refused.value) == "route 'r' needs a key: header:x-user-id or parameter:user"
-        assert desk.directory.choose(request_of("r", x_user_id="u1")).reason == "slot"
-        assert desk.directory.choose(request_of("r", version="1")).reason == "version"
+        assert desk.directory.resolve(request_of("r", x_user_id="u1"))[0].reason == "slot"
+        assert desk.directory.resolve(request_of("r", version="1"))[0].reason == "version"
 
     on(shelf, check, read("r", key=["header:x-user-id", "parameter:user"], missing_key="reject"))
 
@@ -344,12 +344,12 @@ def falling(name: str, variants: dict[str, dict[str, object]], **fields: object)
 def test_a_variant_that_is_not_ready_is_served_by_the_fallback(shelf: Shelf) -> None:
     def check(desk: Desk) -> None:
         desk.draws = [0.05, 0.95]
-        target = desk.directory.choose(request_of("r"))
+        target = desk.directory.resolve(request_of("r"))[0]
         assert (target.variant, target.assigned) == ("stable", "canary")
         assert (target.served.model, target.served.version) == ("echo", "1")
         assert (target.reason, target.assigned_by) == ("fallback", "random")
         assert target.propensity == 0.1  # of the assignment
-        usual = desk.directory.choose(request_of("r"))
+        usual = desk.directory.resolve(request_of("r"))[0]
         assert (usual.variant, usual.assigned, usual.reason) == ("stable", "stable", "random")
 
     on(shelf, check, falling("r", BROKEN))
@@ -361,7 +361,7 @@ def test_a_variant_that_is_not_there_at_all_falls_back_too(shelf: Shelf, model: 
 
     def check(desk: Desk) -> None:
         desk.draws = [0.05]
-        assert desk.directory.choose(request_of("r")).reason == "fallback"
+        assert desk.directory.resolve(request_of("r"))[0].reason == "fallback"
 
     on(shelf, check, falling("r", arms))
 
@@ -372,7 +372,7 @@ def test_a_rule_to_a_variant_that_is_not_ready_falls_back_and_the_rule_is_rememb
     ruled = {"name": "acme", "when": {"tenant": "acme"}, "to": "canary"}
 
     def check(desk: Desk) -> None:
-        target = desk.directory.choose(request_of("r", authorization=ANN))
+        target = desk.directory.resolve(request_of("r", authorization=ANN))[0]
         assert (target.variant, target.assigned) == ("stable", "canary")
         assert (target.reason, target.assigned_by) == ("fallback", "rule:acme")
 
@@ -384,12 +384,12 @@ def test_without_a_fallback_the_variants_own_version_says_why_it_is_not_ready(
 ) -> None:
     def check(desk: Desk) -> None:
         desk.draws = [0.05, 0.05]
-        target = desk.directory.choose(request_of("loaded"))
+        target = desk.directory.resolve(request_of("loaded"))[0]
         assert (target.variant, target.reason) == ("canary", "random")
         with pytest.raises(VersionNotReady):
             _ = target.served.batcher
         with pytest.raises(VersionNotReady, match="version '9' of model 'echo' is not known"):
-            desk.directory.choose(request_of("gone"))
+            desk.directory.resolve(request_of("gone"))[0]
 
     gone = BROKEN | {"canary": {"model": "echo", "version": "9", "weight": 10}}
     routes = (falling(n, v, fallback=None) for n, v in (("loaded", BROKEN), ("gone", gone)))
@@ -404,7 +404,7 @@ def test_a_fallback_that_is_not_ready_either_is_no_fallback(shelf: Shelf) -> Non
 
     def check(desk: Desk) -> None:
         desk.draws = [0.05]
-        target = desk.directory.choose(request_of("r"))
+        target = desk.directory.resolve(request_of("r"))[0]
         assert (target.variant, target.assigned, target.reason) == ("canary", "canary", "random")
         assert not desk.directory.is_ready("r")
 

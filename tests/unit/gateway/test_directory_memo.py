@@ -53,7 +53,7 @@ def on(shelf: Shelf, check: Callable[[Desk], Awaitable[None]], *routes: Route) -
 
 def chosen(desk: Desk, name: str, *, draw: float = 0.99, version: str = "") -> Target:
     desk.draws = [draw]
-    return desk.directory.choose(request_of(name, version=version))
+    return desk.directory.resolve(request_of(name, version=version))[0]
 
 
 def put(desk: Desk, route: Route, revision: int) -> None:
@@ -91,7 +91,7 @@ def test_a_key_belongs_to_its_request_and_not_to_the_target(shelf: Shelf) -> Non
 
 def test_a_slot_and_a_draw_are_two_choices(shelf: Shelf) -> None:
     async def check(desk: Desk) -> None:
-        slot = desk.directory.choose(request_of("split", x_user_id="u1"))
+        slot = desk.directory.resolve(request_of("split", x_user_id="u1"))[0]
         drawn = [chosen(desk, "split", draw=draw) for draw in (0.1, 0.9)]
         assert slot not in drawn
         assert {slot.reason} | {target.reason for target in drawn} == {"slot", "random"}

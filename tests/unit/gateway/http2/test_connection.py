@@ -226,6 +226,7 @@ FAULTS = [
     pytest.param(frame(DATA, PADDED, 1, b"\x05ab"), 1, id="more padding than DATA"),
     pytest.param(frame(DATA, PADDED, 1, b""), 1, id="padding without a length"),
     pytest.param(frame(HEADERS, PADDED | 4, 3, b"\x05ab"), 1, id="more padding than HEADERS"),
+    pytest.param(frame(PRIORITY, 0, 7, b"\0\0"), 6, id="short PRIORITY of an idle stream"),
     pytest.param(frame(HEADERS, PRIORITISED | 4, 3, b"\0\0"), 6, id="no room for the priority"),
     pytest.param(
         frame(HEADERS, PRIORITISED | 4, 3, b"\0\0\0\x03\0\x82"), 1, id="depends on itself"
