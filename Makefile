@@ -6,13 +6,16 @@ TRITON := .venv-tritonclient
 PEERS := fastapi mlserver kserve litserve bentoml ray
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --constraint constraints.txt
 
-.PHONY: demo test check bench bench-smoke bench-tools bench-peers load traffic protos perf-analyzer triton-venv format clean
+.PHONY: demo test conformance check bench bench-smoke bench-tools bench-peers load traffic protos perf-analyzer triton-venv format clean
 
 demo: .venv/demo-installed ## train, serve and query a digit classifier (ONCE=1: then stop)
 	@$(BIN)/sluice demo $(if $(ONCE),--once) $(if $(REDIS),--redis $(REDIS))
 
 test: .venv/dev-installed triton-venv ## the whole suite, with coverage
-	$(BIN)/python -m pytest -q --cov --cov-report=term:skip-covered --cov-fail-under=90 $(ARGS)
+	$(BIN)/python -m pytest -q --ignore tests/conformance --cov --cov-report=term:skip-covered --cov-fail-under=90 $(ARGS)
+
+conformance: .venv/dev-installed ## both gRPC transports, other clients, hostile ones; five minutes
+	$(BIN)/python -m pytest -q tests/conformance $(ARGS)
 
 check: .venv/dev-installed ## lint, types, import contracts, generated code
 	$(BIN)/ruff format --check .

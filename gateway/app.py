@@ -160,6 +160,7 @@ class App:
             log=self.log,
             statuses=self.statuses,
             watch=self.plane.watch,
+            in_flight_bytes=config.server.limits.in_flight_bytes,
         )
         self._poll: asyncio.Task[None] | None = None
         self._root = root

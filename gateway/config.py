@@ -67,6 +67,9 @@ class LimitsConfig(_Section, frozen=True):
     """Largest header list of a request, decoded."""
     connection_bytes: Annotated[int, Meta(ge=1_048_576)] = 256 << 20
     """Bytes held for one connection: incomplete requests, and answers that it does not read."""
+    in_flight_bytes: Annotated[int, Meta(ge=1_048_576)] = 1 << 30
+    """Bytes of large input tensors (64 KiB and more) in all requests under way; over it a request
+    is refused as by a full queue."""
     handshake_timeout_s: Annotated[float, Meta(gt=0)] = 10.0
     """Longest wait for TLS and the first request's preface or head."""
     idle_timeout_s: Annotated[float, Meta(ge=0)] = 900.0

@@ -266,7 +266,7 @@ class Directory:
         """Return the version whose signature stands for a name: a route's heaviest variant's.
 
         Raises:
-            UnknownName, VersionNotReady: as `choose`.
+            UnknownName, VersionNotReady: as `resolve`.
         """
         compiled = self.routes.snapshot.get(name)
         if compiled is None or version:

@@ -35,6 +35,15 @@ class PayloadTooLarge(GatewayError):
         super().__init__(f"the request is larger than the limit of {limit_bytes} bytes")
 
 
+class TooMuchInFlight(GatewayError):
+    """Requests under way hold as many bytes as they may."""
+
+    def __init__(self, *, limit_bytes: int) -> None:
+        super().__init__(
+            f"the requests under way hold as much as they may: their limit is {limit_bytes} bytes"
+        )
+
+
 class UnknownName(GatewayError):
     """Neither a route nor a model answers to this name, version or path."""
 
@@ -124,6 +133,7 @@ that is longer than a few kilobytes never arrives."""
 CLIENT_CLOSED_REQUEST: Final = 499
 _INVALID: Final = Status(grpc=Code.INVALID_ARGUMENT, http=400)
 _NOT_FOUND: Final = Status(grpc=Code.NOT_FOUND, http=404)
+_SHED: Final = Status(grpc=Code.RESOURCE_EXHAUSTED, http=429, retry_after_s=1)
 _UNAVAILABLE: Final = Status(grpc=Code.UNAVAILABLE, http=503, retry_after_s=1)
 
 STATUSES: Final[dict[type[Exception], Status]] = {
@@ -144,7 +154,8 @@ STATUSES: Final[dict[type[Exception], Status]] = {
     engine_errors.InvalidInput: _INVALID,
     engine_errors.UnknownModel: _NOT_FOUND,
     engine_errors.VersionNotReady: _UNAVAILABLE,
-    engine_errors.QueueFull: Status(grpc=Code.RESOURCE_EXHAUSTED, http=429, retry_after_s=1),
+    engine_errors.QueueFull: _SHED,
+    TooMuchInFlight: _SHED,
     engine_errors.DeadlineExpired: Status(grpc=Code.DEADLINE_EXCEEDED, http=504),
     engine_errors.Cancelled: Status(grpc=Code.CANCELLED, http=CLIENT_CLOSED_REQUEST),
     engine_errors.InstanceFailed: INTERNAL,
@@ -153,7 +164,10 @@ STATUSES: Final[dict[type[Exception], Status]] = {
 }
 
 # The setting overload_codes = "triton": shedding looks as Triton's does.
-_TRITON_OVERLOAD: Final = {engine_errors.QueueFull: _UNAVAILABLE}
+_TRITON_OVERLOAD: Final[dict[type[Exception], Status]] = {
+    engine_errors.QueueFull: _UNAVAILABLE,
+    TooMuchInFlight: _UNAVAILABLE,
+}
 
 
 class StatusTable:

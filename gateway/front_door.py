@@ -18,9 +18,10 @@ from starlette.types import ASGIApp
 
 from gateway import config as configuration
 from gateway import tls
-from gateway.config import ServerConfig
+from gateway.config import LimitsConfig, ServerConfig
 from gateway.errors import StatusTable
 from gateway.grpc_api.service import InferenceService
+from gateway.http2.limits import Limits
 from gateway.http_api.fast.exchange import Service
 from gateway.http_api.fast.listener import PredictListener
 from gateway.sockets import bind
@@ -107,6 +108,13 @@ class FrontDoor:
         await asyncio.gather(self._grpc.stop(limit_s), self._http.stop(limit_s))
 
 
+def transport_limits(limits: LimitsConfig) -> Limits:
+    """Return what the gRPC transport is to keep of the configured limits."""
+    fields = msgspec.structs.asdict(limits)
+    del fields["in_flight_bytes"]  # the pipeline's
+    return Limits(**fields)
+
+
 def _grpc_listener(
     server: ServerConfig,
     base: Path,
@@ -131,13 +139,12 @@ def _grpc_listener(
             shares_port=sockets.shares_grpc_port,
         )
     from gateway.grpc_api.own_server import OwnGrpcServer
-    from gateway.http2.limits import Limits
 
     return OwnGrpcServer(
         service=service,
         statuses=statuses,
         sock=sockets.grpc or bind("gRPC", host, port),
-        limits=Limits(**msgspec.structs.asdict(server.limits)),
+        limits=transport_limits(server.limits),
         max_message_bytes=server.max_body_bytes,
         compression=server.grpc_compression,
         ssl_context=context,

@@ -22,7 +22,7 @@ from engines.tensors import Tensor
 from gateway import ids
 from gateway.accounts import Accounts
 from gateway.directory import Directory, Target
-from gateway.errors import Draining, Starting, StatusTable
+from gateway.errors import Draining, Starting, StatusTable, TooMuchInFlight
 from gateway.lifecycle import Lifecycle
 from gateway.prediction_log.record import Origin, PredictionRecord
 from gateway.prediction_log.writer import RecordSink
@@ -49,6 +49,9 @@ _US: Final = 1_000
 _OK: Final = 200
 _MAX_INT64: Final = (1 << 63) - 1
 _MAX_ORIGINS: Final = 1024
+_LARGE_BYTES: Final = 64 << 10
+"""Tensors of at least this size are counted against the bytes in flight; of smaller ones the bounds
+of the queues are bound enough."""
 
 
 class Call(QueuedRequest):
@@ -57,7 +60,17 @@ class Call(QueuedRequest):
     Made by `Pipeline.submit`; the caller may only cancel it.
     """
 
-    __slots__ = ("_pipeline", "batcher", "key", "reply", "request", "rid", "target", "ts_us")
+    __slots__ = (
+        "_pipeline",
+        "batcher",
+        "held_bytes",
+        "key",
+        "reply",
+        "request",
+        "rid",
+        "target",
+        "ts_us",
+    )
 
     def __init__(self, pipeline: Pipeline, request: InferRequest, reply: Reply) -> None:
         # Written out, without the parent's: this is done once per request.
@@ -70,6 +83,7 @@ class Call(QueuedRequest):
         self.key: bytes | None = None
         """The sticky key by which the route decided."""
         self.batcher: Batcher | None = None
+        self.held_bytes = 0
         self.inputs = request.inputs
         self.rows = 0
         self.shape_key = ()
@@ -97,7 +111,7 @@ def _answered(outcome: InferResponse | Exception, served_by: ServedBy) -> None:
 class Pipeline:
     """The core that every transport calls."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - everything that a request meets
         self,
         *,
         directory: Directory,
@@ -106,6 +120,7 @@ class Pipeline:
         log: RecordSink,
         statuses: StatusTable,
         watch: Watch,
+        in_flight_bytes: int,
     ) -> None:
         self._directory = directory
         self._lifecycle = lifecycle
@@ -113,6 +128,9 @@ class Pipeline:
         self._log = log
         self._statuses = statuses
         self._watch = watch
+        self._limit_bytes = in_flight_bytes
+        self._held_bytes = 0
+        """Of large tensors in `_calls`."""
         self._calls: set[Call] = set()
         self._origins: dict[Target, Origin] = {}
         self._idle = asyncio.Event()
@@ -161,6 +179,9 @@ class Pipeline:
         batcher = target.served.batcher
         signature = batcher.signature
         call.inputs, call.rows, call.shape_key = signature.admit(request.inputs)
+        for tensor in call.inputs:
+            if len(tensor[3]) >= _LARGE_BYTES:
+                self._hold(call, len(tensor[3]))
         if request.outputs:
             signature.check_outputs(request.outputs)
         if request.parameters or not batcher.policy.is_plain:
@@ -173,9 +194,19 @@ class Pipeline:
         if target.is_watched:
             self._watch.admitted(call, target)
 
+    def _hold(self, call: Call, size: int) -> None:
+        """Count a large tensor until its call is answered."""
+        if self._held_bytes + size > self._limit_bytes:
+            raise TooMuchInFlight(limit_bytes=self._limit_bytes)
+        self._held_bytes += size
+        call.held_bytes += size
+
     def finish(self, call: Call, outcome: object) -> None:
         """Answer, count and log a request; called once per call."""
         self._calls.discard(call)
+        if call.held_bytes:
+            self._held_bytes -= call.held_bytes
+            call.held_bytes = 0
         if not self._calls:
             self._idle.set()
         target = call.target

@@ -270,8 +270,9 @@ class Connection(Inbound):
                             stream.state = HALF_CLOSED
                         else:
                             stream.unreturned_bytes += end - start
-                            if stream.unreturned_bytes > self._half_window_bytes:
-                                self.return_window(stream)
+                            is_due = stream.unreturned_bytes > self._half_window_bytes
+                            if is_due and not self.return_window(stream):
+                                continue
                         stream.take_data(data, start, end, flags)
                         continue
                 elif (

@@ -77,6 +77,7 @@ class Inbound(Outbound):
         "_application",
         "_budget",
         "_decoder",
+        "_is_table_as_before",
         "block",
         "cancelled",
         "last_id",
@@ -94,6 +95,8 @@ class Inbound(Outbound):
         self._application = application
         self.open_stream = application.open
         self._decoder: Decoder | None = None
+        self._is_table_as_before = False
+        """The last block has not changed the table."""
         self.memo = _NO_MEMO
         self.block: HeaderBlock | None = None
         """What has come of a header block of several frames."""
@@ -145,31 +148,35 @@ class Inbound(Outbound):
             raise ConnectionFault(ErrorCode.ENHANCE_YOUR_CALM, "too many frames that do no work")
 
     def decode_head(self, block: bytes) -> RequestHead:
-        """Decode a header block that is not in the memo."""
-        generation, fields = self._decode(block)
+        """Decode the header block of a request that is not in the memo."""
+        fields = self._decode(block)
         application = self._application
         head = application.oversized_head() if fields is None else application.read_head(fields)
-        assert self._decoder is not None
-        if self._decoder.generation != generation:
-            self.memo = _NO_MEMO
-        else:
+        if self._is_table_as_before:
             if self.memo is _NO_MEMO or len(self.memo) >= self.limits.memoised_heads:
                 self.memo = {}
             self.memo[block] = head
         return head
 
-    def _decode(self, block: bytes) -> tuple[int, Fields | None]:
-        """Return the table's generation before the block, and the list unless it is too large."""
+    def _decode(self, block: bytes) -> Fields | None:
+        """Return the header list of any block; None if it is too large.
+
+        Invariant: every block passes here, so that the memo is gone whenever the table has changed.
+        """
         decoder = self._decoder
         if decoder is None:
             decoder = self._decoder = Decoder(self.limits.header_bytes)
         generation = decoder.generation
         try:
-            return generation, decoder.decode(block)
+            return decoder.decode(block)
         except HeaderListTooLarge:
-            return generation, None
+            return None
         except HpackError as exc:
             raise ConnectionFault(ErrorCode.COMPRESSION_ERROR, str(exc)) from None
+        finally:
+            self._is_table_as_before = decoder.generation == generation
+            if not self._is_table_as_before:
+                self.memo = _NO_MEMO
 
     def begin(self, stream: Stream, head: RequestHead, flags: int) -> None:
         """Start a request that needs more than to be there."""
@@ -220,7 +227,7 @@ class Inbound(Outbound):
         if reaction is Reaction.CLOSED_FAULT:
             raise ConnectionFault(ErrorCode.STREAM_CLOSED, "HEADERS on a closed stream")
         if stream_id <= self.last_id:
-            _, fields = self._decode(fragments)
+            fields = self._decode(fragments)
             if reaction is Reaction.TAKE:
                 self._take_trailers(self.streams[stream_id], fields, flags)
             else:
@@ -304,13 +311,19 @@ class Inbound(Outbound):
         self.returned_bytes += size
         self.put(frames.window_update(0, size))
 
-    def return_window(self, stream: Stream) -> None:
-        """Grant again what has arrived on a stream, unless its user takes none."""
+    def return_window(self, stream: Stream) -> bool:
+        """Grant again what has arrived on a stream, unless its user takes none.
+
+        Returns:
+            False if it was more than was granted, and the stream has ended for that.
+        """
         if stream.unreturned_bytes > self.limits.stream_window_bytes:
             self.fault(stream, ErrorCode.FLOW_CONTROL_ERROR)
-        elif not stream.is_paused and stream.unreturned_bytes:
+            return False
+        if not stream.is_paused and stream.unreturned_bytes:
             self.put(frames.window_update(stream.stream_id, stream.unreturned_bytes))
             stream.unreturned_bytes = 0
+        return True
 
     def late(self, reaction: Reaction, stream_id: int) -> None:
         """React to a frame that its stream's state does not take."""

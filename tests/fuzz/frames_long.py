@@ -3,8 +3,8 @@
 A case is one connection: valid traffic, or traffic with something wrong in it. It is fed once in
 one piece and once in many; what the streams heard must be the same, and what `http2_peer` says must
 hold all along; and the same again with gRPC's calls on it. On a valid one every call must also be
-answered with what it sent. Prints the seed first and the counts last; a failure prints the
-connection in hex.
+answered with what it sent. Prints the seed first and the counts last; a failure leaves the
+connection in the folder of `run`.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from random import Random
 from tests.fuzz import target_grpc
 from tests.fuzz.frames import Client, good_connection, odd_connection, split
 from tests.fuzz.http2_peer import Peer, compare, run
+from tests.fuzz.run import FOLDER
 
 
 def check(frames: list[bytes], choice: Random) -> bool:
@@ -69,7 +70,10 @@ def main() -> None:
             if is_good:
                 check_good(client, random)
         except Exception:
-            sys.stdout.write(f"after {count} frames: {b''.join(frames).hex()}\n")
+            path = FOLDER / f"frames-{asked.seed}"
+            path.parent.mkdir(exist_ok=True)
+            path.write_bytes(b"".join(frames))
+            sys.stdout.write(f"after {count} frames: see {path}\n")
             raise
         count += len(frames)
     elapsed_s = (time.monotonic_ns() - started_ns) / 1e9

@@ -114,9 +114,9 @@ class Echo(Stream):
         self._take(bytes(self.view[:size]))
 
     def _take(self, piece: bytes) -> None:
-        self.body += piece
         if self.is_done:
             return
+        self.body += piece
         if b"Stream" in self.path:
             self._answer(piece)
         elif not self.connection.hold(len(piece)):
@@ -140,6 +140,7 @@ class Echo(Stream):
             self.connection.send_end(self, TRAILERS)
 
     def _refuse(self) -> None:
+        self.body.clear()  # how much came until it was too much is a matter of the cuts
         self.release()
         self.connection.reset(self, frames.ErrorCode.REFUSED_STREAM)
 

@@ -36,7 +36,7 @@ Seen = tuple[bytes, bytes]
 
 _Reply = Callable[[InferResponse | Exception, ServedBy], None]
 MOST_STEPS: Final = 24
-"""Turns of the loop after which everything that can happen has."""
+"""Turns of the loop without an answer after which nothing more will happen."""
 LIMIT_BYTES: Final = 4_096
 HEADER_BYTES: Final = 4_096
 WORDS: Final = (
@@ -213,9 +213,12 @@ class _Run:
     async def _settle(self) -> None:
         """Let everything happen that can without more bytes."""
         noting.run = self
-        idle = 0
+        idle = written = 0
         while idle < MOST_STEPS:
             idle += 1
+            if len(self._transport.written) > written:
+                written = len(self._transport.written)
+                idle = 0
             if self._desk.owed:
                 self._desk.owed.pop().answer()
                 idle = 0

@@ -25,6 +25,7 @@ from router.table import RouteTable
 from tests.support.batching import HANG_S, rows_of
 from tests.support.repositories import Shelf, open_repository
 
+IN_FLIGHT_BYTES: Final = 1 << 20
 KEY: Final = KeySource(kind="header", name="x-user-id")
 
 
@@ -111,6 +112,7 @@ class Desk:
             log=self.log,
             statuses=StatusTable(),
             watch=self,
+            in_flight_bytes=IN_FLIGHT_BYTES,
         )
 
     def _draw(self) -> float:

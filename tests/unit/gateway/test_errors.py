@@ -30,6 +30,7 @@ EVERY_ERROR = (
     (RouteError(Fault(("variants", "a"), "wrong")), 422, "INVALID_ARGUMENT"),
     (errors.ConditionMissing("which one?"), 428, "FAILED_PRECONDITION"),
     (QUEUE_FULL, 429, "RESOURCE_EXHAUSTED"),
+    (errors.TooMuchInFlight(limit_bytes=1), 429, "RESOURCE_EXHAUSTED"),
     (engine_errors.Cancelled(), 499, "CANCELLED"),
     (engine_errors.InstanceFailed(model="m", version="1"), 500, "INTERNAL"),
     (errors.NotSupported("later"), 501, "UNIMPLEMENTED"),
@@ -108,7 +109,7 @@ def test_overload_looks_as_tritons_only_where_that_is_asked_for() -> None:
     )
     assert (triton.of(QUEUE_FULL).http, triton.of(QUEUE_FULL).grpc) == (503, Code.UNAVAILABLE)
     for exc, _, _ in EVERY_ERROR:
-        if not isinstance(exc, engine_errors.QueueFull):
+        if not isinstance(exc, (engine_errors.QueueFull, errors.TooMuchInFlight)):
             assert triton.of(exc) == standard.of(exc)
 
 

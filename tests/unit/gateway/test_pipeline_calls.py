@@ -9,13 +9,16 @@ from pathlib import Path
 import pytest
 
 from engines.batch_queue import CallbackRequest, QueuedRequest
+from engines.tensors import Tensor
 from gateway import pipeline as pipelines
+from gateway.errors import TooMuchInFlight
 from gateway.ids import as_text
 from gateway.pipeline import Call
 from gateway.prediction_log.record import Origin
 from gateway.request import NOBODY, InferRequest, InferResponse, ServedBy, Serving
 from router.policy import CompiledRoute
-from tests.support.desk import Desk, open_desk, request_of, route_of
+from tests.support.batching import rows_of
+from tests.support.desk import IN_FLIGHT_BYTES, Desk, open_desk, request_of, route_of
 from tests.support.repositories import Shelf
 
 SPLIT = route_of("split", ("stable", "echo", "1", 50), ("canary", "echo", "2", 50))
@@ -213,3 +216,30 @@ def test_who_was_not_found_is_told_an_id_and_nothing_else(shelf: Shelf) -> None:
             assert dict(failed.serving.lines)["x-sluice-variant"] == "stable"
 
     asyncio.run(scenario())
+
+
+def test_large_tensors_of_all_requests_under_way_are_bounded(shelf: Shelf) -> None:
+    async def scenario() -> None:
+        wide = {"datatype": "FP32", "shape": [-1, -1]}
+        shelf.add_fake(
+            "gated", "1", inputs=[{"name": "x", **wide}], outputs=[{"name": "y", **wide}]
+        )
+        async with open_desk(shelf) as desk:
+            row = rows_of([1.0], width=IN_FLIGHT_BYTES // 3 // 4)
+            small = request_of("gated", 1.0)
+            submitted = [desk.submit(replace_inputs("gated", row)) for _ in range(4)]
+            *taken, (_, refused) = submitted
+            error = await refused.answer()
+            assert isinstance(error, TooMuchInFlight)
+            _, beside = desk.submit(small)
+            for _, answered in [*taken, (None, beside)]:
+                assert isinstance(await answered.answer(), InferResponse)
+            again = [desk.submit(replace_inputs("gated", row)) for _ in range(3)]
+            for _, answered in again:
+                assert isinstance(await answered.answer(), InferResponse)
+
+    asyncio.run(scenario())
+
+
+def replace_inputs(name: str, tensor: Tensor) -> InferRequest:
+    return InferRequest(name=name, inputs=(tensor,), protocol="http")

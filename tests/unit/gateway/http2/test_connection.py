@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from gateway.http2.fields import RequestHead
+from gateway.http2.frames import ErrorCode
 from gateway.http2.limits import Limits
 from tests.support.http2 import (
     CONTINUATION,
@@ -61,6 +63,51 @@ def test_a_repeated_block_is_decoded_once_until_the_table_changes() -> None:
     client.connection.forget_heads()
     client.send(client.request(15))
     assert client.application.heads == 5
+
+
+PLAIN_HEAD = b"\x83\x86\x04\x02/a"
+NEWEST = b"\xbe"
+"""A reference to whatever was last inserted into the table."""
+
+
+def inserted(value: bytes) -> bytes:
+    return b"\x40\x01x\x01" + value
+
+
+@pytest.mark.parametrize("way", ["trailers", "late trailers", "too large", "refused", "continued"])
+def test_a_kept_block_is_decoded_anew_after_any_block_that_changed_the_table(way: str) -> None:
+    client = Client(Limits(header_bytes=4_096, streams_per_connection=3))
+    seen: list[bytes] = []
+    read_head = client.application.read_head
+
+    def note(fields: list[tuple[bytes, bytes]]) -> RequestHead:
+        seen.append(dict(fields)[b"x"])
+        head: RequestHead = read_head(fields)
+        return head
+
+    client.application.read_head = note
+    client.send(frame(HEADERS, END_HEADERS, 1, PLAIN_HEAD + inserted(b"0")))
+    client.send(frame(HEADERS, END_HEADERS, 3, PLAIN_HEAD + NEWEST))
+    assert seen == [b"0", b"0"]
+    end = END_HEADERS | END_STREAM
+    if way == "trailers":
+        client.send(frame(HEADERS, end, 3, inserted(b"1")))
+    elif way == "late trailers":
+        client.connection.fault(client.heard[3], ErrorCode.CANCEL)
+        client.send(frame(HEADERS, end, 3, inserted(b"1")))
+    elif way == "too large":
+        large = b"\x00\x01y\x7f\x89\x26" + b"v" * 5_000
+        client.send(frame(HEADERS, end, 5, PLAIN_HEAD + large + inserted(b"1")))
+    elif way == "refused":
+        client.send(frame(HEADERS, END_HEADERS, 5, PLAIN_HEAD + NEWEST))
+        client.send(frame(HEADERS, END_HEADERS, 7, PLAIN_HEAD + inserted(b"1")), rst(5))
+    else:
+        block = PLAIN_HEAD + inserted(b"1")
+        client.send(frame(HEADERS, 0, 5, block[:4]), frame(CONTINUATION, END_HEADERS, 5, block[4:]))
+    client.send(rst(1), frame(HEADERS, END_HEADERS, 9, PLAIN_HEAD + NEWEST))
+    assert not client.connection.is_ended
+    assert 9 in client.heard
+    assert seen[-1] == b"1"
 
 
 def test_kept_heads_are_bounded() -> None:
@@ -192,6 +239,15 @@ def test_window_is_given_back_as_data_arrive() -> None:
     assert sum(size for stream_id, size in grants if stream_id == 0) >= 80_000
     assert (1, 80_000) in grants
     assert (3, 80_000) in grants
+
+
+def test_nothing_is_taken_of_what_is_over_the_streams_window() -> None:
+    client = Client(Limits(stream_window_bytes=20_000))
+    client.send(client.request(1))
+    client.heard[1].is_paused = True
+    client.send(frame(DATA, 0, 1, b"x" * 15_000), frame(DATA, 0, 1, b"x" * 15_000))
+    assert len(client.heard[1].body) == 15_000
+    assert client.heard[1].log == ["lost"]
 
 
 def test_a_paused_stream_gets_no_window_and_more_than_that_is_a_fault() -> None:
