@@ -3,6 +3,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 TRITON := .venv-tritonclient
+CONFORMANCE := tests/conformance tests/e2e/test_workers.py tests/e2e/test_workers_answers.py
 PEERS := fastapi mlserver kserve litserve bentoml ray
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --constraint constraints.txt
 
@@ -12,15 +13,15 @@ demo: .venv/demo-installed ## train, serve and query a digit classifier (ONCE=1:
 	@$(BIN)/sluice demo $(if $(ONCE),--once) $(if $(REDIS),--redis $(REDIS))
 
 test: .venv/dev-installed triton-venv ## the whole suite, with coverage
-	$(BIN)/python -m pytest -q --ignore tests/conformance --cov --cov-report=term:skip-covered --cov-fail-under=90 $(ARGS)
+	$(BIN)/python -m pytest -q $(CONFORMANCE:%=--ignore %) --cov --cov-report=term:skip-covered --cov-fail-under=90 $(ARGS)
 
-conformance: .venv/dev-installed ## both gRPC transports, other clients, hostile ones; five minutes
-	$(BIN)/python -m pytest -q tests/conformance $(ARGS)
+conformance: .venv/dev-installed ## both gRPC transports, other clients, hostile ones, killed processes
+	$(BIN)/python -m pytest -q $(CONFORMANCE) $(ARGS)
 
 check: .venv/dev-installed ## lint, types, import contracts, generated code
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
-	$(BIN)/codespell --skip="./.venv*,./.bench,./.fuzz,./.git,./gateway/pb,*.json,./.demo,./*cache*" --ignore-words-list="ot,te,inforce,wieght,weigths,varient" .
+	$(BIN)/codespell --skip="./.venv*,./.bench,./.fuzz,./.git,./gateway/pb,*.json,./.demo,./*cache*" --ignore-words-list="fro,nowns,ot,te,inforce,wieght,weigths,varient" .
 	$(BIN)/mypy gateway router engines tests loadtests
 	$(BIN)/lint-imports
 	$(MAKE) --no-print-directory protos

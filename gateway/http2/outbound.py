@@ -97,7 +97,7 @@ class Outbound:
         self.direct_bytes = self.frame_bytes
         self.held_bytes = 0
         self.parts = 0
-        """Parts of answers sent without queueing: the messages of streams, nearly always."""
+        """Messages of streams that were sent, or as many as left a queue together."""
         self.resets = 0
         """Streams that this side has reset."""
         self._burst_left_bytes = limits.burst_bytes
@@ -244,6 +244,7 @@ class Outbound:
             if self.initial_window + stream.window_bytes > 0:
                 self.ready[stream.stream_id] = stream
         else:
+            self.parts += 1  # but not for each byte that a peer grants window for
             stream.queue = None
             if queue.trailers is not None:
                 self._put_block(stream.stream_id, END_HEADERS | END_STREAM, queue.trailers)

@@ -25,7 +25,7 @@ from router.table import RouteTable
 from tests.support.batching import HANG_S, rows_of
 from tests.support.repositories import Shelf, open_repository
 
-IN_FLIGHT_BYTES: Final = 1 << 20
+IN_FLIGHT_BYTES: Final = 1 << 30
 KEY: Final = KeySource(kind="header", name="x-user-id")
 
 
@@ -86,6 +86,7 @@ class Desk:
         repository: Repository,
         routes: list[Route],
         principals: Mapping[str, PrincipalConfig],
+        in_flight_bytes: int,
     ) -> None:
         self.shelf = shelf
         self.repository = repository
@@ -112,7 +113,7 @@ class Desk:
             log=self.log,
             statuses=StatusTable(),
             watch=self,
-            in_flight_bytes=IN_FLIGHT_BYTES,
+            in_flight_bytes=in_flight_bytes,
         )
 
     def _draw(self) -> float:
@@ -146,11 +147,14 @@ class Desk:
 
 @asynccontextmanager
 async def open_desk(
-    shelf: Shelf, *routes: Route, principals: Mapping[str, PrincipalConfig] | None = None
+    shelf: Shelf,
+    *routes: Route,
+    principals: Mapping[str, PrincipalConfig] | None = None,
+    in_flight_bytes: int = IN_FLIGHT_BYTES,
 ) -> AsyncIterator[Desk]:
     """Serve a shelf through a pipeline; drain at the end."""
     async with open_repository(shelf) as repository:
-        yield Desk(shelf, repository, list(routes), principals or {})
+        yield Desk(shelf, repository, list(routes), principals or {}, in_flight_bytes)
 
 
 def request_of(name: str, *values: float, version: str = "", **headers: str) -> InferRequest:

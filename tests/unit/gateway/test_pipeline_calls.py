@@ -18,7 +18,7 @@ from gateway.prediction_log.record import Origin
 from gateway.request import NOBODY, InferRequest, InferResponse, ServedBy, Serving
 from router.policy import CompiledRoute
 from tests.support.batching import rows_of
-from tests.support.desk import IN_FLIGHT_BYTES, Desk, open_desk, request_of, route_of
+from tests.support.desk import Desk, open_desk, request_of, route_of
 from tests.support.repositories import Shelf
 
 SPLIT = route_of("split", ("stable", "echo", "1", 50), ("canary", "echo", "2", 50))
@@ -224,8 +224,9 @@ def test_large_tensors_of_all_requests_under_way_are_bounded(shelf: Shelf) -> No
         shelf.add_fake(
             "gated", "1", inputs=[{"name": "x", **wide}], outputs=[{"name": "y", **wide}]
         )
-        async with open_desk(shelf) as desk:
-            row = rows_of([1.0], width=IN_FLIGHT_BYTES // 3 // 4)
+        limit_bytes = 1 << 20
+        async with open_desk(shelf, in_flight_bytes=limit_bytes) as desk:
+            row = rows_of([1.0], width=limit_bytes // 3 // 4)
             small = request_of("gated", 1.0)
             submitted = [desk.submit(replace_inputs("gated", row)) for _ in range(4)]
             *taken, (_, refused) = submitted

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from gateway.http2.fields import RequestHead
+from gateway.http2.fields import Fields, RequestHead
 from gateway.http2.frames import ErrorCode
 from gateway.http2.limits import Limits
 from tests.support.http2 import (
@@ -24,6 +24,7 @@ from tests.support.http2 import (
     RST,
     SETTINGS,
     WINDOW,
+    Application,
     Client,
     frame,
     rst,
@@ -70,22 +71,27 @@ NEWEST = b"\xbe"
 """A reference to whatever was last inserted into the table."""
 
 
+class Noting(Application):
+    """Writes down what each decoded head says of x."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[bytes] = []
+
+    def read_head(self, fields: Fields) -> RequestHead:
+        self.seen.append(dict(fields)[b"x"])
+        return super().read_head(fields)
+
+
 def inserted(value: bytes) -> bytes:
     return b"\x40\x01x\x01" + value
 
 
 @pytest.mark.parametrize("way", ["trailers", "late trailers", "too large", "refused", "continued"])
 def test_a_kept_block_is_decoded_anew_after_any_block_that_changed_the_table(way: str) -> None:
-    client = Client(Limits(header_bytes=4_096, streams_per_connection=3))
-    seen: list[bytes] = []
-    read_head = client.application.read_head
-
-    def note(fields: list[tuple[bytes, bytes]]) -> RequestHead:
-        seen.append(dict(fields)[b"x"])
-        head: RequestHead = read_head(fields)
-        return head
-
-    client.application.read_head = note
+    application = Noting()
+    seen = application.seen
+    client = Client(Limits(header_bytes=4_096, streams_per_connection=3), application)
     client.send(frame(HEADERS, END_HEADERS, 1, PLAIN_HEAD + inserted(b"0")))
     client.send(frame(HEADERS, END_HEADERS, 3, PLAIN_HEAD + NEWEST))
     assert seen == [b"0", b"0"]
@@ -435,6 +441,32 @@ def test_rapid_resets_end_the_connection() -> None:
         opened += 1
     assert client.goaway().code == CALM
     assert opened < 2_000
+
+
+@pytest.mark.parametrize("size", [10, 40_000], ids=["direct", "queued"])
+def test_a_client_that_grants_window_for_every_message_of_a_stream_is_no_flood(size: int) -> None:
+    client = Client()
+    client.send(client.request(1))
+    for _ in range(12_000 if size == 10 else 3_000):
+        client.connection.send_data(client.heard[1], b"", b"x" * size)
+        for found in client.read():
+            client.send(window(0, len(found.payload)), window(1, len(found.payload)))
+        client.read()
+    assert not client.connection.is_ended
+    client.connection.reset(client.heard[1], ErrorCode.CANCEL)
+    client.assert_nothing_is_held()
+
+
+def test_a_stream_that_ends_early_leaves_no_account_of_its_length() -> None:
+    client = Client()
+    for number in range(4):
+        stream_id = 2 * number + 1
+        block = client.block(("content-length", "9"))
+        client.send(frame(HEADERS, END_HEADERS, stream_id, block), frame(DATA, 0, stream_id, b"a"))
+    client.send(rst(1), window(3, 0))
+    client.connection.reset(client.heard[5], ErrorCode.CANCEL)
+    client.connection.send_end(client.heard[7], b"\x88")
+    assert client.connection.lengths == {}
 
 
 def test_slow_pings_and_resets_of_a_busy_client_are_no_flood() -> None:
