@@ -17,6 +17,7 @@ test: .venv/dev-installed triton-venv ## the whole suite, with coverage
 
 conformance: .venv/dev-installed ## both gRPC transports, other clients, hostile ones, killed processes
 	$(BIN)/python -m pytest -q $(CONFORMANCE) $(ARGS)
+	TEST_GRPC_TRANSPORT=grpcio $(BIN)/python -m pytest -q tests/contract/protocols -k "not http_fast" $(ARGS)
 
 check: .venv/dev-installed ## lint, types, import contracts, generated code
 	$(BIN)/ruff format --check .

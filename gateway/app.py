@@ -48,6 +48,7 @@ from gateway.http_api.admin_routes import Access, RouteEndpoints
 from gateway.http_api.fast.exchange import Service
 from gateway.http_api.listener import HttpListener
 from gateway.lifecycle import Lifecycle
+from gateway.listener_metrics import ListenerCollector
 from gateway.metrics import MetricsCollector
 from gateway.model_config import ModelConfigs
 from gateway.pipeline import Pipeline
@@ -249,6 +250,8 @@ class App:
             )
         )
         registry.register(RouteCollector(self.plane, overrides_ignored=self._overrides_ignored))
+        if self._front_door is not None:
+            registry.register(ListenerCollector(self._front_door))
         return registry
 
     async def start(self) -> None:

@@ -9,9 +9,10 @@ from __future__ import annotations
 import asyncio
 import socket
 import ssl
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import msgspec
 from starlette.types import ASGIApp
@@ -30,6 +31,15 @@ HTTP_ALPN = ("http/1.1",)
 GRPC_ALPN = ("h2",)
 
 
+class Counts(NamedTuple):
+    """A listener's connections."""
+
+    connections: int
+    """Open now."""
+    refused: int
+    """Over the limit of open ones, so far."""
+
+
 class GrpcListener(Protocol):
     """A gRPC transport."""
 
@@ -43,6 +53,9 @@ class GrpcListener(Protocol):
 
     async def stop(self, limit_s: float) -> None:
         """Take no more calls, finish, close."""
+
+    def connections(self) -> tuple[int, int] | None:
+        """Return how many are open and how many were refused; None: it does not know."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,6 +106,13 @@ class FrontDoor:
         self._grpc = _grpc_listener(server, base, service, statuses, sockets, contexts[1])
         self.http_port = self._http.port
         self.grpc_port = self._grpc.port
+
+    def counts(self) -> Mapping[str, Counts]:
+        """Return the connections of the listeners that know theirs."""
+        http = self._http.statistics()
+        counts = {"http": Counts(http.connections, http.refused_connections)}
+        grpc = self._grpc.connections()
+        return counts if grpc is None else counts | {"grpc": Counts(*grpc)}
 
     async def start(self) -> None:
         """Accept connections on both."""

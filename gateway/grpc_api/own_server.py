@@ -105,6 +105,11 @@ class OwnGrpcServer:
         for task in self._tasks:
             task.cancel()
 
+    def connections(self) -> tuple[int, int]:
+        """Return how many are open and how many were refused."""
+        statistics = self._server.statistics()
+        return statistics.connections, statistics.connections_refused
+
     def _methods(self) -> dict[str, Method]:
         methods = {
             name: Method(partial(self._unary, handle), is_streaming=False)

@@ -329,6 +329,7 @@ def seeds() -> list[bytes]:
         (raw + put + get) * 3,
         raw * 200,
         infer + b"expect: 100-continue\r\n" + length + document + raw,
+        infer + b"expect: 100-continue\r\ntransfer-encoding: chunked\r\n\r\nzz\r\n",
         infer + b"connection: close\r\n" + length + document + raw,
         infer.replace(b"1.1", b"1.0") + length + document,
         infer + b"content-length: 3\r\n" + chunked,
@@ -364,6 +365,8 @@ def one(data: bytes) -> None:
 
 async def _in_both_ways(choice: Random, stream: bytes, *, is_late: bool) -> list[Seen]:
     """Feed bytes in one piece, and in many; return the requests."""
+    failures: list[dict[str, Any]] = []  # Any: the loop's open dictionaries
+    asyncio.get_running_loop().set_exception_handler(lambda _, failure: failures.append(failure))
     whole = _Run(is_late=is_late)
     await whole.feed(stream)
     answers = await whole.end()
@@ -371,5 +374,6 @@ async def _in_both_ways(choice: Random, stream: bytes, *, is_late: bool) -> list
     for piece in split(choice, stream):
         await cut.feed(piece)
     assert await cut.end() == answers, "the answers depend on how the bytes were cut"
+    assert not failures, failures[0]
     assert cut.seen == whole.seen, "the requests depend on how the bytes were cut"
     return whole.seen

@@ -34,6 +34,8 @@ HOST: Final = "127.0.0.1"
 READY_LIMIT_S: Final = 30.0
 STOP_LIMIT_S: Final = 30.0
 _POLL_S: Final = 0.02
+GRPC_TRANSPORT: Final = os.environ.get("TEST_GRPC_TRANSPORT", "")
+"""Of gateways whose configuration names none: the contract suite runs on either."""
 _ROOT: Final = Path(__file__).parents[2]
 _LISTENERS: Final = ("http", "grpc", "metrics", "admin")
 
@@ -67,6 +69,8 @@ def free_port() -> int:
 def with_free_ports(document: Document) -> dict[str, Any]:  # Any: as Document
     """Return a configuration whose listeners, where it names none, take any port."""
     server = dict.fromkeys(_LISTENERS, f"{HOST}:0") | document.get("server", {})
+    if GRPC_TRANSPORT:
+        server.setdefault("grpc_transport", GRPC_TRANSPORT)
     return {**document, "server": server}
 
 

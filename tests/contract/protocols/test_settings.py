@@ -10,7 +10,14 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.gateway import GatewayInProcess, LoopThread, in_process, wait_until
+from tests.support.gateway import (
+    GRPC_TRANSPORT,
+    GatewayInProcess,
+    LoopThread,
+    in_process,
+    metric,
+    wait_until,
+)
 from tests.support.models import write_fake
 from tests.support.transports import TRANSPORTS, Ask, Given, connected
 
@@ -48,6 +55,21 @@ def test_a_full_queue_may_look_as_tritons_does(triton: GatewayInProcess) -> None
         sentence = "the queue of model 'narrow' version 1 is full: its limit is 1 requests"
         assert {answer.error for answer in refused} == {sentence}
         assert all(future.result().code in (200, "OK") for future in accepted)
+
+
+def test_open_connections_are_a_metric_of_each_listener(triton: GatewayInProcess) -> None:
+    if GRPC_TRANSPORT == "grpcio":
+        pytest.skip("grpcio keeps its connections to itself")
+    ask = Ask(model="narrow", inputs=(ROW,))
+    with connected(triton.at) as transports:
+        for transport in transports:
+            transport.infer(ask)
+        for listener in ("http", "grpc"):
+            assert metric(triton.at.metrics, "sluice_connections", listener=listener) >= 1
+            refused = metric(
+                triton.at.metrics, "sluice_connections_refused_total", listener=listener
+            )
+            assert refused == 0
 
 
 class Relay:
