@@ -38,6 +38,9 @@ _UNITS_NS: Final = {
     "u": 1_000,
     "n": 1,
 }
+_UNIT_NS: Final = {unit.encode(): ns for unit, ns in _UNITS_NS.items()}
+_USUAL_TIMEOUT_BYTES: Final = 9
+"""Eight digits and a unit, as the protocol has it; what else clients get away with takes longer."""
 _match_timeout: Final = re.compile(r" *([0-9]{1,64}) *([HMSmun])").fullmatch
 _SCHEMES: Final = frozenset((b"http", b"https"))
 _RESERVED: Final = frozenset(
@@ -213,6 +216,9 @@ def _unparsable(name: str) -> tuple[int, str]:
 
 def _timeout_ns(value: bytes) -> int | None:
     """Return a deadline's distance; None if it cannot be read."""
+    unit_ns = _UNIT_NS.get(value[-1:])
+    if unit_ns is not None and len(value) <= _USUAL_TIMEOUT_BYTES and value[:-1].isdigit():
+        return min(int(value[:-1]) * unit_ns, MAX_TIMEOUT_NS)
     match = _match_timeout(value.decode("latin-1"))
     if match is None:
         return None
