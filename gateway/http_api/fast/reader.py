@@ -325,6 +325,7 @@ class Reader:
     def _end(self) -> None:
         self._phase = Phase.ENDED
         self._lingers = True
+        self._owes_continue = False
         self._rest, self._body, self._buffer = b"", bytearray(), None
 
     def _refuse_late(self) -> None:
