@@ -3,7 +3,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 TRITON := .venv-tritonclient
-CONFORMANCE := tests/conformance tests/e2e/test_workers.py tests/e2e/test_workers_answers.py
+CONFORMANCE := tests/conformance tests/e2e/test_workers.py tests/e2e/test_workers_answers.py tests/e2e/test_load.py
 PEERS := fastapi mlserver kserve litserve bentoml ray
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --constraint constraints.txt
 
@@ -15,7 +15,7 @@ demo: .venv/demo-installed ## train, serve and query a digit classifier (ONCE=1:
 test: .venv/dev-installed triton-venv ## the whole suite, with coverage
 	$(BIN)/python -m pytest -q $(CONFORMANCE:%=--ignore %) --cov --cov-report=term:skip-covered --cov-fail-under=90 $(ARGS)
 
-conformance: .venv/dev-installed ## both gRPC transports, other clients, hostile ones, killed processes
+conformance: .venv/dev-installed ## what takes longer: transports compared, hostile clients, killed processes
 	$(BIN)/python -m pytest -q $(CONFORMANCE) $(ARGS)
 	TEST_GRPC_TRANSPORT=grpcio $(BIN)/python -m pytest -q tests/contract/protocols -k "not http_fast" $(ARGS)
 

@@ -17,7 +17,6 @@ Shadows are dropped at the first step: they never delay a drain.
 from __future__ import annotations
 
 import asyncio
-import gc
 import logging
 import os
 import random
@@ -42,6 +41,7 @@ from gateway.config import Config
 from gateway.directory import Directory
 from gateway.errors import StatusTable
 from gateway.front_door import FrontDoor
+from gateway.garbage import spare_the_collector
 from gateway.grpc_api.service import InferenceService
 from gateway.http_api import admin, metrics_page, predict
 from gateway.http_api.admin_routes import Access, RouteEndpoints
@@ -318,16 +318,6 @@ class App:
 
 def _until(instant_s: float) -> float:
     return max(0.0, instant_s - time.monotonic())
-
-
-def spare_the_collector() -> None:
-    """Take everything that start-up made out of the garbage collector's sight.
-
-    Code, models and routes live as long as the process; walking them in every full collection
-    cost 13 % of the CPU per request and took the p99 at 32 in flight from 5 to 27 ms.
-    """
-    gc.collect()
-    gc.freeze()
 
 
 async def serve(config: Config, root: Path, base: Path) -> None:

@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import Final
 
 from gateway import logs
-from gateway.app import App, spare_the_collector
+from gateway.app import App
 from gateway.event_loop import run_loop
+from gateway.garbage import spare_the_collector
 from gateway.route_control.file_store import StoreLocked
 from gateway.sockets import AddressInUse
 from gateway.workers import control

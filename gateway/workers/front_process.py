@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import gc
 import logging
 import signal
 import socket
@@ -24,6 +23,7 @@ from gateway import logs
 from gateway.errors import StatusTable
 from gateway.event_loop import run_loop
 from gateway.front_door import FrontDoor, Sockets
+from gateway.garbage import spare_the_collector
 from gateway.http_api.fast.exchange import Service
 from gateway.workers import control, remote_service
 from gateway.workers.control import Reports
@@ -164,8 +164,7 @@ async def serve(settings: FrontSettings, sock: socket.socket) -> None:
     if not starting.done():  # nobody was let in yet
         return
     await starting
-    gc.collect()
-    gc.freeze()
+    spare_the_collector()
     reports.say("up")
     await waiting
     await front.stop()

@@ -37,6 +37,7 @@ from gateway import config as configuration
 from gateway.accounts import Accounts
 from gateway.app import App
 from gateway.demo.redis_server import INSTALL_HINT, RedisServer, find_redis
+from gateway.garbage import spare_the_collector
 from gateway.metrics import RequestMetrics
 from gateway.request import InferRequest, InferResponse, ServedBy
 from loadtests.bench import content, machine, models, questions
@@ -190,7 +191,7 @@ async def measure(folder: Path, redis_url: str, *, rounds: int, requests: int) -
             made = await compose(folder, models_folder, redis_url, stage)
             stack.push_async_callback(made.app.stop)
             variations.append(made)
-        composition.spare_the_collector()
+        spare_the_collector()
         for variation in variations:
             await variation.run(max(IN_FLIGHT, requests // 4))
         for _ in range(rounds):

@@ -97,7 +97,7 @@ def test_what_this_process_consumes_grows_with_its_work() -> None:
     calibration.close()
     assert "cpu" in consumed
     for unit, value in much.items():
-        assert value > 4 * little[unit] > 0, unit
+        assert value > 2 * little[unit] > 0, unit
     if "instructions" in consumed:
         assert much["instructions"] == pytest.approx(10 * little["instructions"], rel=0.25)
 
