@@ -87,6 +87,7 @@ def test_the_calibration_loop_does_the_same_work_every_time() -> None:
 
 def test_what_this_process_consumes_grows_with_its_work() -> None:
     calibration = Calibration()
+    calibration.run(200)  # what is done only once is done
     with meters(os.getpid()) as consumed:
         before = read_all(consumed)
         calibration.run(200)
@@ -98,8 +99,8 @@ def test_what_this_process_consumes_grows_with_its_work() -> None:
     assert "cpu" in consumed
     for unit, value in much.items():
         assert value > 2 * little[unit] > 0, unit
-    if "instructions" in consumed:
-        assert much["instructions"] == pytest.approx(10 * little["instructions"], rel=0.25)
+    if "instructions" in consumed:  # other threads of the tests' process may add to either
+        assert 4 < much["instructions"] / little["instructions"] < 25
 
 
 def test_a_thread_that_is_gone_counts_nothing() -> None:
