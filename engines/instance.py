@@ -99,10 +99,6 @@ class Instance:
             return False
         return self._cost_ns.get(rows.bit_length(), SHORT_NS) < SHORT_NS
 
-    def run(self, batch: Batch) -> BatchResult:
-        """Run a batch in the caller's thread."""
-        return self._execute(batch)
-
     def _learn(self, rows: int, spent_ns: int) -> None:
         """Take a batch's time into the average; a longer one counts at once, a shorter slowly."""
         bits = rows.bit_length()
@@ -118,12 +114,12 @@ class Instance:
     def _work(self) -> None:
         while (job := self._batches.get()) is not None:
             batch, on_result = job
-            on_result(self._execute(batch))
+            on_result(self.run(batch))
             del job, batch, on_result  # hold no request while waiting for the next
         self.engine.close()
 
-    def _execute(self, batch: Batch) -> BatchResult:
-        """Run the batch; if it fails and holds several requests, run each alone.
+    def run(self, batch: Batch) -> BatchResult:
+        """Run a batch in the caller's thread; if it fails and has several requests, each alone.
 
         A value that only one of them carries (an index out of range, text that is no UTF-8) must
         not fail its neighbours.
@@ -146,7 +142,7 @@ class Instance:
     def _run_alone(self, request: QueuedRequest) -> tuple[Tensor, ...] | EngineError:
         try:
             outcome = self._run([request], request.rows, time.monotonic_ns()).outcomes[0]
-        except Exception as exc:  # see _execute
+        except Exception as exc:  # see run
             return self._as_error(exc)
         return outcome
 

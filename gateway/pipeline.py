@@ -24,6 +24,7 @@ from gateway.accounts import Accounts
 from gateway.directory import Directory, Target
 from gateway.errors import Draining, Starting, StatusTable, TooMuchInFlight
 from gateway.lifecycle import Lifecycle
+from gateway.memo import Memo
 from gateway.prediction_log.record import Origin, PredictionRecord
 from gateway.prediction_log.writer import RecordSink
 from gateway.request import (
@@ -132,7 +133,7 @@ class Pipeline:
         self._held_bytes = 0
         """Of large tensors in `_calls`."""
         self._calls: set[Call] = set()
-        self._origins: dict[Target, Origin] = {}
+        self._origins: Memo[Target, Origin] = Memo(_MAX_ORIGINS // 2)
         self._idle = asyncio.Event()
         self._is_abandoning = False
 
@@ -285,13 +286,12 @@ class Pipeline:
 
     def _origin(self, target: Target, call: Call) -> Origin:
         """Return what the records of a target's answers have in common, made once."""
-        origin = self._origins.get(target)
-        if origin is None:
-            if len(self._origins) >= _MAX_ORIGINS:
-                self._origins.clear()
-            origin = _origin(target, call.request.name, call.batcher, is_executed=True)
-            self._origins[target] = origin
-        return origin
+        origins = self._origins
+        known = origins.recent.get(target) or origins.get(target)
+        if known is not None:
+            return known
+        origin = _origin(target, call.request.name, call.batcher, is_executed=True)
+        return origins.put(target, origin)
 
 
 def _origin(target: Target, name: str, batcher: Batcher | None, *, is_executed: bool) -> Origin:

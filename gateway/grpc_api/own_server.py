@@ -30,6 +30,7 @@ from gateway.grpc_transport import (
     reflection,
 )
 from gateway.http2.limits import Limits
+from gateway.memo import Memo
 from gateway.pipeline import Call as InferCall
 from gateway.request import REQUEST_ID, ServedBy, Serving
 
@@ -41,7 +42,7 @@ _RESUME_BELOW: Final = STREAM_IN_FLIGHT // 2
 _ID_CHARACTERS: Final = 36
 _REQUEST_ID_FIELD: Final = encode_metadata([(REQUEST_ID, "0" * _ID_CHARACTERS)])[:-_ID_CHARACTERS]
 """The field of a request's id up to its value."""
-_MAX_BLOCKS: Final = 1024
+_MAX_BLOCKS: Final = 512
 
 
 class OwnGrpcServer:
@@ -74,7 +75,7 @@ class OwnGrpcServer:
         self._health = health.Health((SERVICE,))
         self._streams: set[_InferStream] = set()
         self._tasks: set[asyncio.Task[None]] = set()
-        self._blocks: dict[Serving, bytes] = {}
+        self._blocks: Memo[Serving, bytes] = Memo(_MAX_BLOCKS)
         names = (SERVICE, health.SERVICE, reflection.SERVICE)
         self._server = Server(
             methods={**self._methods(), **self._health.methods, **reflection.methods(names)},
@@ -178,11 +179,10 @@ class OwnGrpcServer:
     def _trailers(self, served_by: ServedBy) -> bytes:
         """Return who served as encoded metadata; all but the request's id is kept."""
         serving = served_by.serving
-        block = self._blocks.get(serving)
+        blocks = self._blocks
+        block = blocks.recent.get(serving) or blocks.get(serving)
         if block is None:
-            if len(self._blocks) >= _MAX_BLOCKS:
-                self._blocks.clear()
-            block = self._blocks[serving] = encode_metadata(serving.lines)
+            block = blocks.put(serving, encode_metadata(serving.lines))
         return b"".join((_REQUEST_ID_FIELD, ids.as_text(served_by.rid).encode(), block))
 
 

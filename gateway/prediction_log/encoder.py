@@ -18,6 +18,7 @@ import msgspec
 
 from engines.batcher import Execution
 from engines.tensors import BYTES, DATATYPES, Raw, Tensor
+from gateway.memo import Memo
 from gateway.prediction_log.record import (
     CODEC_MSGPACK,
     KEYS,
@@ -37,7 +38,7 @@ _OK: Final = 200
 _LENGTH: Final = struct.Struct("<I")
 _NS_PER_US: Final = 1_000
 _MAX_PARTS: Final = 1024
-"""Origins and forms of tensors kept; over it all are forgotten."""
+"""Origins and forms of tensors kept."""
 _encode: Final = msgspec.msgpack.Encoder().encode
 
 # The header of a map, then rid, ts, seq, tt, tq, tb, ti, bs: each key with its length (0xa0 | n)
@@ -63,8 +64,8 @@ class RecordEncoder:
     def __init__(self, *, worker: str, capture_max_bytes: int) -> None:
         self._worker = worker
         self._limit_bytes = capture_max_bytes
-        self._origins: dict[Origin, tuple[int, bytes]] = {}
-        self._forms: dict[_Form, bytes] = {}
+        self._origins: Memo[Origin, tuple[int, bytes]] = Memo(_MAX_PARTS // 2)
+        self._forms: Memo[_Form, bytes] = Memo(_MAX_PARTS // 2)
 
     def encode(self, record: PredictionRecord, seq: int) -> bytes:
         """Return the blob of a record; `seq` is its number in its stream."""
@@ -81,7 +82,9 @@ class RecordEncoder:
 
     def _join(self, record: PredictionRecord, execution: Execution, seq: int) -> bytes:
         """Put an ordinary record together; raises _Unusual."""
-        fields, common = self._origins.get(record.origin) or self._know(record.origin)
+        origin, origins = record.origin, self._origins
+        known = origins.recent.get(origin) or origins.get(origin)
+        fields, common = known or self._know(origin)
         pieces: list[Raw] = [b"", common]
         if record.cid:
             fields += 1
@@ -106,9 +109,11 @@ class RecordEncoder:
         if not 0 < len(tensors) < 16:
             raise _Unusual
         pieces.append(key + bytes((0x80 | len(tensors),)))
+        forms = self._forms
         for name, datatype, shape, data in tensors:
             size = len(data)
-            form = self._forms.get((name, datatype, shape, size))
+            kind = (name, datatype, shape, size)
+            form = forms.recent.get(kind) or forms.get(kind)
             if form is None:
                 form = self._know_form(name, datatype, shape, size)
             pieces += (form, data)
@@ -122,21 +127,15 @@ class RecordEncoder:
         document |= {KEYS["sampled_as"]: BASE, KEYS["worker"]: self._worker}
         document.setdefault(KEYS["name"], origin.name)
         pairs = [_encode(key) + _encode(value) for key, value in document.items()]
-        if len(self._origins) >= _MAX_PARTS:
-            self._origins.clear()
-        known = self._origins[origin] = len(pairs), b"".join(pairs)
-        return known
+        return self._origins.put(origin, (len(pairs), b"".join(pairs)))
 
     def _know_form(self, name: str, datatype: str, shape: tuple[int, ...], size: int) -> bytes:
         """Encode what stands before a tensor's bytes: its name, and an array of three."""
         if size > self._limit_bytes:
             raise _Unusual
-        if len(self._forms) >= _MAX_PARTS:
-            self._forms.clear()
         array = b"\x93" + _encode(datatype) + _encode(shape)
         form = _encode(name) + array + b"\xc6" + size.to_bytes(4, "big")
-        self._forms[name, datatype, shape, size] = form
-        return form
+        return self._forms.put((name, datatype, shape, size), form)
 
 
 class _Unusual(Exception):

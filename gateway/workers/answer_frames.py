@@ -10,7 +10,6 @@ from typing import Final, NamedTuple
 
 import msgspec
 
-from engines.tensors import Tensor
 from gateway.memo import Memo
 from gateway.request import NOBODY, InferResponse, ServedBy, Serving
 from gateway.workers.frames import (
@@ -28,8 +27,7 @@ from gateway.workers.frames import (
     description_of,
     encode,
     message,
-    new_tuple,
-    read_table,
+    read_tensors,
     table_of,
 )
 
@@ -158,13 +156,7 @@ class AnswerReader:
         if known is None or position > end:
             raise FrameError(f"an answer of description {index}, in {end - start} bytes")
         model, version, serving, tensors = known
-        if flags & TABLE:
-            outputs = read_table(tensors, data, position, end, self._fetch)
-        elif len(tensors) == 1:
-            name, datatype, shape = tensors[0]
-            outputs = (new_tuple(Tensor, (name, datatype, shape, data[position:end])),)
-        else:
-            raise FrameError(f"{len(tensors)} tensors without a table")
+        outputs = read_tensors(bool(flags & TABLE), tensors, data, position, end, self._fetch)
         served_by = ServedBy(data[start:position], serving)
         return InferResponse(model, version, request_id, outputs), served_by
 

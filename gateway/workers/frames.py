@@ -156,6 +156,23 @@ def table_of(tensors: tuple[Tensor, ...], place: Place, threshold: int) -> tuple
     return b"".join(rows), *tail
 
 
+def read_tensors(
+    is_table: bool,
+    described: tuple[tuple[str, str, tuple[int, ...]], ...],
+    data: bytes,
+    start: int,
+    end: int,
+    fetch: Fetch,
+) -> tuple[Tensor, ...]:
+    """Return a message's tensors: those of its table, or the only one, which ends the message."""
+    if is_table:
+        return read_table(described, data, start, end, fetch)
+    if len(described) != 1:
+        raise FrameError(f"{len(described)} tensors without a table")
+    name, datatype, shape = described[0]
+    return (new_tuple(Tensor, (name, datatype, shape, data[start:end])),)
+
+
 def read_table(
     described: tuple[tuple[str, str, tuple[int, ...]], ...],
     data: bytes,

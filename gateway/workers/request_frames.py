@@ -12,7 +12,6 @@ from typing import Any, Final
 
 import msgspec
 
-from engines.tensors import Tensor
 from gateway.request import (
     NO_PARAMETERS,
     HeaderLookup,
@@ -33,8 +32,7 @@ from gateway.workers.frames import (
     check_size,
     description_of,
     encode,
-    new_tuple,
-    read_table,
+    read_tensors,
     table_of,
 )
 from gateway.workers.headers import HeaderBlock
@@ -180,13 +178,7 @@ class RequestReader:
         if position > end:
             raise FrameError(f"the parts of a request take {position - end} bytes too many")
         tensors = known.tensors
-        if flags & TABLE:
-            inputs = read_table(tensors, data, position, end, self._fetch)
-        elif len(tensors) == 1:
-            name, datatype, shape = tensors[0]
-            inputs = (new_tuple(Tensor, (name, datatype, shape, data[position:end])),)
-        else:
-            raise FrameError(f"{len(tensors)} tensors without a table")
+        inputs = read_tensors(bool(flags & TABLE), tensors, data, position, end, self._fetch)
         request = InferRequest(
             known.name,
             known.version,
