@@ -20,6 +20,9 @@ import msgspec
 from msgspec import Meta
 from redis.connection import parse_url
 
+from gateway import prediction_log_config
+from gateway.config_fields import ConfigError, Name, NonNegative, Positive, Section
+from gateway.prediction_log_config import PredictionLogConfig
 from router import document as route_document
 from router.faults import RouteError
 from router.routes import Route
@@ -28,24 +31,8 @@ ENV_PREFIX = "SLUICE__"
 _EMPTY_KEY_SHA256 = sha256().hexdigest()
 _FIELD = re.compile(r"Object (?P<what>contains unknown|missing required) field `(?P<name>.*)`")
 
-Positive = Annotated[int, Meta(ge=1)]
-NonNegative = Annotated[int, Meta(ge=0)]
-Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.\-]*\Z", max_length=128)]
 
-
-class ConfigError(Exception):
-    """The configuration is refused; `path` is the field at fault, such as $.server.http."""
-
-    def __init__(self, path: str, sentence: str) -> None:
-        super().__init__(f"{path}: {sentence}")
-        self.path = path
-
-
-class _Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """A table of the file: unknown keys are errors."""
-
-
-class TlsConfig(_Section, frozen=True):
+class TlsConfig(Section, frozen=True):
     """TLS on the predict listeners. Paths are relative to the configuration file."""
 
     certificate: str
@@ -56,7 +43,7 @@ class TlsConfig(_Section, frozen=True):
     """PEM file of the authorities whose client certificates are demanded; empty: none are."""
 
 
-class LimitsConfig(_Section, frozen=True):
+class LimitsConfig(Section, frozen=True):
     """What one client, and all of them together, may take of the predict listeners."""
 
     connections: Positive = 16_384
@@ -82,7 +69,7 @@ class LimitsConfig(_Section, frozen=True):
     """Longest time without progress while a request arrives or an answer is being read."""
 
 
-class ServerConfig(_Section, frozen=True):
+class ServerConfig(Section, frozen=True):
     """Addresses and limits of the listeners."""
 
     http: str = "127.0.0.1:8000"
@@ -108,12 +95,12 @@ class ServerConfig(_Section, frozen=True):
     tls: TlsConfig | None = None
     """Absent: the predict listeners speak plain text."""
     limits: LimitsConfig = LimitsConfig()
-    replica: Annotated[str, Meta(pattern=r"^(?!streams\Z)[A-Za-z0-9_.\-]*\Z", max_length=128)] = ""
+    replica: Annotated[str, Meta(pattern=r"^(?!(?:streams|schema|erased)\Z)[A-Za-z0-9_.\-]*\Z", max_length=128)] = ""
     """Name of this process in stream keys and reports, unlike that of every other one on the same
     Redis; empty: host name and HTTP port."""
 
 
-class ModelsConfig(_Section, frozen=True):
+class ModelsConfig(Section, frozen=True):
     """The model repository."""
 
     repository: str = "models"
@@ -130,35 +117,14 @@ class ModelsConfig(_Section, frozen=True):
     """How often the folder is looked through for changed models; 0: never."""
 
 
-class RedisConfig(_Section, frozen=True):
+class RedisConfig(Section, frozen=True):
     """The Redis or Valkey server that keeps the routes and takes the prediction log."""
 
     url: str
     """redis://, rediss:// or unix://; a password belongs into the environment override."""
 
 
-class PredictionLogConfig(_Section, frozen=True):
-    """The prediction log: what is buffered, written and kept."""
-
-    enabled: bool = True
-    """false: serve without a log even where there is a [redis] section."""
-    buffer_records: Positive = 65_536
-    """Bound of the buffer in records; over it new records are dropped and counted."""
-    buffer_bytes: Positive = 256 << 20
-    """Bound of the buffer in bytes of tensor data."""
-    batch_records: Annotated[int, Meta(ge=1, le=512)] = 256
-    """Most records per write."""
-    linger_ms: NonNegative = 20
-    """Longest wait for a batch to fill."""
-    timeout_s: Annotated[float, Meta(gt=0)] = 2.0
-    """Longest wait for Redis to answer one write."""
-    max_entries: Positive = 1_000_000
-    """Entries kept per stream, approximately (XTRIM MAXLEN ~)."""
-    capture_max_bytes: NonNegative = 8_192
-    """Bytes kept of one tensor; the rest is cut and flagged."""
-
-
-class ControlConfig(_Section, frozen=True):
+class ControlConfig(Section, frozen=True):
     """How routes are kept, changed and shared between gateways."""
 
     state: str = ".sluice"
@@ -174,7 +140,7 @@ class ControlConfig(_Section, frozen=True):
     """token: the admin API takes only principals with the role viewer (reads) or operator."""
 
 
-class PrincipalConfig(_Section, frozen=True):
+class PrincipalConfig(Section, frozen=True):
     """Somebody who may authenticate with `authorization: Bearer KEY`."""
 
     key_sha256: Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z")]
@@ -186,7 +152,7 @@ class PrincipalConfig(_Section, frozen=True):
     admin API; operator: may also change what it shows."""
 
 
-class Config(_Section, frozen=True):
+class Config(Section, frozen=True):
     """The whole file."""
 
     server: ServerConfig = ServerConfig()
@@ -231,6 +197,7 @@ def parse(document: Mapping[str, Any]) -> Config:  # Any: a TOML document before
     if config.redis is not None:
         _check_redis_url(config.redis.url)
     _check_principals(config.principals)
+    prediction_log_config.check(config.prediction_log)
     routes(config)
     return config
 

@@ -20,8 +20,11 @@ from engines.batcher import Execution
 from engines.tensors import BYTES, DATATYPES, Raw, Tensor
 from gateway.memo import Memo
 from gateway.prediction_log.record import (
+    BASE,
     CODEC_MSGPACK,
+    ERROR,
     KEYS,
+    SCHEMA,
     UNKNOWN_PROPENSITY,
     LoggedPrediction,
     LoggedTensor,
@@ -30,9 +33,6 @@ from gateway.prediction_log.record import (
     Reduced,
 )
 
-SCHEMA: Final = 1
-BASE: Final = "base"
-ERROR: Final = "error"
 _CUT: Final = "trunc"
 _OK: Final = 200
 _LENGTH: Final = struct.Struct("<I")

@@ -1,15 +1,16 @@
 """One answered request as the prediction log keeps it, and its bytes.
 
-Knows the envelope (short keys, tensors as raw little-endian bytes) and nothing about Redis, buffers
+Knows the envelope (short keys, tensors as raw little-endian bytes) and nothing about Redis, files
 or time. A blob is one codec tag byte and a msgpack map; keys that a reader does not know are
 ignored, keys that are absent have the default below. Adding a key is free; changing the meaning of
-one needs a new tag. Read next: encoder.py (record to blob), buffer.py, writer.py.
+one needs a new tag. Three tags: a prediction, an audit (what a worker counted), a label (ground
+truth that came back). Read next: encoder.py (record to blob), log.py.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 import numpy as np
@@ -18,7 +19,17 @@ from engines.batcher import Execution
 from engines.tensors import BYTES, DATATYPES, Array, Tensor, decode_bytes, to_array
 
 CODEC_MSGPACK: Final = b"\x01"
-"""First byte of every blob: what follows is the map below."""
+"""First byte of a blob: what follows is a LoggedPrediction."""
+CODEC_AUDIT: Final = b"\x02"
+"""First byte of a blob: a LoggedAudit follows."""
+CODEC_LABEL: Final = b"\x03"
+"""First byte of a blob: a LoggedLabel follows."""
+ERASED: Final = b"\x00"
+"""First byte of what an erasure left in a segment file: no record."""
+SCHEMA: Final = 1
+BASE: Final = "base"
+ERROR: Final = "error"
+SLOW: Final = "slow"
 
 # msgspec leaves a default out by identity, and a float computed elsewhere may be equal to it
 # without being it. Empty strings, empty bytes and small integers are single objects in CPython.
@@ -81,14 +92,40 @@ class PredictionRecord:
     """Data may be views: whoever holds the record keeps the batch's output alive."""
     parent_rid: bytes = b""
     """Of a shadow's record: the `rid` of the live request that it copies; else empty."""
+    subject: str = ""
+    """Whose data it is, as the caller says it; never written, only its tag is. Empty: nobody's."""
+    weight: float = 1.0
+    """One over the probability that the request is logged; set by the log."""
+    sampled_as: str = BASE
+    """Why it is logged: base, error or slow; set by the log."""
 
 
 class Reduced(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What is kept of a tensor that is not kept whole; kinds that come later decode as well."""
+    """What is kept of a tensor that is not kept whole; kinds that come later decode as well.
+
+    Kinds: trunc (the first bytes, whole elements), stat, thumb (stat and a small picture), ref
+    (stat and a file), seal (encrypted), erased, skipped (there was no room to reduce it) and lost
+    (the process ended first).
+    """
 
     kind: str = msgspec.field(name="k")
     kept_bytes: int = msgspec.field(name="n", default=0)
     data: bytes = msgspec.field(name="d", default=b"")
+    """trunc: elements; thumb: FP32 elements of `thumb_shape`; seal: nonce and ciphertext."""
+    digest: bytes = msgspec.field(name="h", default=b"")
+    """BLAKE2b of the whole tensor's bytes, 16 bytes."""
+    uri: str = msgspec.field(name="u", default="")
+    """ref: where the whole bytes are, relative to the folder of references."""
+    key_id: bytes = msgspec.field(name="kid", default=b"")
+    """seal: which key of the subject."""
+    thumb_shape: tuple[int, ...] = msgspec.field(name="ts", default=())
+    statistics: dict[str, float] = msgspec.field(name="st", default={})
+    """count, nan, inf, min, max, mean, std of the finite elements; bytes for BYTES tensors:
+    count, min, max, mean of their lengths."""
+    channels: list[tuple[float, float]] = msgspec.field(name="ch", default=[])
+    """Mean and standard deviation per channel of [rows, channels, height, width]."""
+    histogram: list[int] = msgspec.field(name="hg", default=[])
+    """Counts of 32 equal bins from min to max."""
 
 
 class LoggedTensor(msgspec.Struct, frozen=True, array_like=True):
@@ -158,6 +195,8 @@ KEYS: Final = {
     "worker": "wk",
     "parent_rid": "prid",
     "is_shadow": "sh",
+    "subject": "sub",
+    "columns": "sch",
 }
 
 
@@ -172,7 +211,7 @@ class LoggedPrediction(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=
     weight: float
     """One over the probability that this request was logged."""
     sampled_as: str
-    """Why it was logged: base or error."""
+    """Why it was logged: base, error or slow."""
     worker: str
     """One life of one gateway process."""
     seq: int
@@ -198,6 +237,10 @@ class LoggedPrediction(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=
     outputs: dict[str, LoggedTensor] = {}
     parent_rid: bytes = b""
     is_shadow: bool = False
+    subject: bytes = b""
+    """Tag of the data subject: a key's number and 15 bytes of a keyed hash."""
+    columns: bytes = b""
+    """Digest of the names of the tensors' columns: field of the hash `schema_key(name)`."""
 
     def arrays(self) -> tuple[dict[str, Array], dict[str, Array]]:
         """Return inputs and outputs by name, each as `LoggedTensor.array` gives it."""
@@ -207,7 +250,95 @@ class LoggedPrediction(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=
         )
 
 
+AUDIT_KEYS: Final = {
+    "schema": "v",
+    "worker": "wk",
+    "ts_us": "ts",
+    "name": "n",
+    "sampled_out": "so",
+    "trimmed_unread": "tu",
+    "spool_bytes": "sb",
+    "oldest_unshipped_us": "ou",
+    "is_final": "fin",
+    "sequences": "sq",
+}
+
+
+class LoggedAudit(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, rename=AUDIT_KEYS):
+    """What one worker has counted of one public name since it began; stands in the live stream.
+
+    answered + recovered = sampled_out + shipped + spooled + sum(dropped), of all kinds together.
+    """
+
+    schema: int
+    worker: str
+    ts_us: int
+    name: str
+    answered: int = 0
+    """Records offered: answers and errors of live requests and shadows, labels, whole tensors."""
+    recovered: int = 0
+    """Found in the spool at start, unshipped, of earlier workers."""
+    sampled_out: int = 0
+    shipped: int = 0
+    spooled: int = 0
+    """Written here and not yet known to stand in Redis."""
+    dropped: dict[str, int] = {}
+    """By reason."""
+    trimmed_unread: int = 0
+    """Entries that retention removed before every known consumer group had read them."""
+    spool_bytes: int = 0
+    oldest_unshipped_us: int = 0
+    """Age."""
+    sequences: dict[str, int] = {}
+    """By kind of stream: the last sequence number given, whether written or dropped."""
+    is_final: bool = False
+    """The worker has ended: it gave no numbers after these. Written by itself, or by its successor,
+    who found its spool; then the counts are those that the files show."""
+
+
+LABEL_KEYS: Final = {
+    "schema": "v",
+    "worker": "wk",
+    "ts_us": "ts",
+    "received_us": "rts",
+    "name": "n",
+    "target": "y",
+    "source": "src",
+    "weight": "w",
+    "version": "lv",
+    "idempotency_key": "ik",
+}
+
+
+class LoggedLabel(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, rename=LABEL_KEYS):
+    """Ground truth for one prediction; of several the highest `version` holds, then the latest."""
+
+    schema: int
+    worker: str
+    seq: int
+    ts_us: int
+    """When the truth was known, as its sender says, else when it was received."""
+    received_us: int
+    name: str
+    target: Any  # Any: a JSON value of the sender's: number, text, list or map of them
+    rid: bytes = b""
+    """Of the prediction; empty: `cid` names it."""
+    cid: str = ""
+    source: str = ""
+    weight: float = 1.0
+    version: int = 0
+    idempotency_key: str = ""
+
+
+Logged = LoggedPrediction | LoggedAudit | LoggedLabel
 _decoder: Final = msgspec.msgpack.Decoder(LoggedPrediction)
+_DECODERS: Final[dict[bytes, msgspec.msgpack.Decoder[Any]]] = {  # Any: one of Logged
+    CODEC_MSGPACK: _decoder,
+    CODEC_AUDIT: msgspec.msgpack.Decoder(LoggedAudit),
+    CODEC_LABEL: msgspec.msgpack.Decoder(LoggedLabel),
+}
+_TAGS: Final = {LoggedPrediction: CODEC_MSGPACK, LoggedAudit: CODEC_AUDIT, LoggedLabel: CODEC_LABEL}
+_encode: Final = msgspec.msgpack.Encoder().encode
 
 
 def nbytes(record: PredictionRecord) -> int:
@@ -218,6 +349,27 @@ def nbytes(record: PredictionRecord) -> int:
     for tensor in record.outputs:
         total += len(tensor[3])
     return total
+
+
+def encode_logged(logged: Logged) -> bytes:
+    """Return the blob of a document."""
+    return _TAGS[type(logged)] + _encode(logged)
+
+
+def decode_any(blob: bytes) -> Logged:
+    """Return what a blob holds.
+
+    Raises:
+        MalformedRecord: another codec, or not the shape of its tag.
+    """
+    decoder = _DECODERS.get(blob[:1])
+    if decoder is None:
+        raise MalformedRecord(f"unknown codec tag {blob[:1].hex() or '(empty)'}")
+    try:
+        logged: Logged = decoder.decode(memoryview(blob)[1:])
+    except msgspec.DecodeError as exc:
+        raise MalformedRecord(str(exc)) from exc
+    return logged
 
 
 def decode(blob: bytes) -> LoggedPrediction:

@@ -1,7 +1,6 @@
 """Where entries stand: the keys of streams, entry ids, and what one writer knows of one stream.
 
-A name has two kinds of stream per replica, live and shadow, each found through a set of its own: no
-reader of the live records meets an answer that nobody was given.
+A name has streams of several kinds per replica, each kind found through a set of its own.
 
 Pure: knows no Redis, no event loop and no clock; the wall time is handed in.
 """
@@ -9,6 +8,7 @@ Pure: knows no Redis, no event loop and no clock; the wall time is handed in.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Final, NamedTuple
 
 NAMES_KEY: Final = "pl:names"
@@ -38,14 +38,46 @@ class EntryId(NamedTuple):
 BEFORE_ALL: Final = EntryId(0, 0)
 
 
-def stream_key(name: str, replica: str, *, is_shadow: bool = False) -> str:
-    """Return the key of a name's live or shadow records written by one replica."""
-    return f"pl:{{{name}}}:shadow:{replica}" if is_shadow else f"pl:{{{name}}}:{replica}"
+class StreamKind(StrEnum):
+    """What a stream holds. Each kind of a name has streams of its own."""
+
+    LIVE = "live"
+    """Predictions that callers were given, and the audits of the name."""
+    SHADOW = "shadow"
+    """What shadows answered: no reader of the live records meets it."""
+    BIG = "big"
+    """Whole records of a sample of those whose large tensors are otherwise reduced."""
+    LABELS = "labels"
+    """Ground truth."""
 
 
-def streams_key(name: str, *, is_shadow: bool = False) -> str:
-    """Return the key of the set that holds the keys of a name's live or shadow streams."""
-    return f"pl:{{{name}}}:shadow:streams" if is_shadow else f"pl:{{{name}}}:streams"
+def stream_key(name: str, replica: str, kind: StreamKind = StreamKind.LIVE) -> str:
+    """Return the key of a name's records of a kind, written by one replica."""
+    return f"pl:{{{name}}}:{_infix(kind)}{replica}"
+
+
+def streams_key(name: str, kind: StreamKind = StreamKind.LIVE) -> str:
+    """Return the key of the set that holds the keys of a name's streams of a kind."""
+    return f"pl:{{{name}}}:{_infix(kind)}streams"
+
+
+def owner_key(name: str, replica: str) -> str:
+    """Return the key of the fencing token of a replica's streams of a name."""
+    return f"pl:{{{name}}}:owner:{replica}"
+
+
+def schema_key(name: str) -> str:
+    """Return the key of the hash that holds the column names of a name's tensors by digest."""
+    return f"pl:{{{name}}}:schema"
+
+
+def erased_key(name: str) -> str:
+    """Return the key of the hash that holds a name's tombstones of erased subjects."""
+    return f"pl:{{{name}}}:erased"
+
+
+def _infix(kind: StreamKind) -> str:
+    return "" if kind is StreamKind.LIVE else f"{kind}:"
 
 
 @dataclass(slots=True)

@@ -1,4 +1,4 @@
-"""Writes docs/configuration.md from gateway/config.py: its fields, defaults and docstrings.
+"""Writes docs/configuration.md from the configuration's modules: fields, defaults, docstrings.
 
 `python -m tests.support.configuration_reference` rewrites the page; a test compares.
 """
@@ -14,6 +14,7 @@ _BOUND = re.compile(r"\b(ge|gt|le)=(\d+)")
 _LITERAL = re.compile(r"Literal\[([^\]]*)\]")
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "configuration.md"
+SOURCES = ("config.py", "prediction_log_config.py")
 SECTIONS = {
     "ServerConfig": "[server]",
     "TlsConfig": "[server.tls]",
@@ -21,6 +22,13 @@ SECTIONS = {
     "ModelsConfig": "[models]",
     "RedisConfig": "[redis]",
     "PredictionLogConfig": "[prediction_log]",
+    "SpoolConfig": "[prediction_log.spool]",
+    "RetentionConfig": "[prediction_log.retention]",
+    "SamplingConfig": "[prediction_log.sampling]",
+    "CaptureConfig": "[prediction_log.capture]",
+    "PrivacyConfig": "[prediction_log.privacy]",
+    "FeedbackConfig": "[prediction_log.feedback]",
+    "NameConfig": "[prediction_log.names.NAME]",
     "ControlConfig": "[control]",
     "PrincipalConfig": "[principals.NAME]",
 }
@@ -34,7 +42,8 @@ underscores, after `SLUICE__`. `SLUICE__SERVER__HTTP=0.0.0.0:8000` overrides `[s
 value is read as TOML (`64`, `true`, `["header:x-user-id"]`), and as plain text where it is no TOML
 or where the file has text. Passwords belong here rather than in the file.
 
-This page is made from `gateway/config.py`; a test keeps it true.
+This page is made from `gateway/config.py` and `gateway/prediction_log_config.py`; a test keeps it
+true.
 """
 ROUTES = """## `[routes.NAME]`
 
@@ -48,8 +57,9 @@ then, and a difference from the file is logged at start.
 
 def page() -> str:
     """Return the whole page."""
-    tree = ast.parse((ROOT / "gateway" / "config.py").read_text())
-    classes = {node.name: node for node in tree.body if isinstance(node, ast.ClassDef)}
+    trees = [ast.parse((ROOT / "gateway" / name).read_text()) for name in SOURCES]
+    nodes = (node for tree in trees for node in tree.body)
+    classes = {node.name: node for node in nodes if isinstance(node, ast.ClassDef)}
     sections = [_section(classes[name], title) for name, title in SECTIONS.items()]
     return "\n".join(
         [HEAD, *sections, ROUTES.format(meaning=_meaning(classes["Config"], "routes"))]
@@ -75,7 +85,8 @@ def _section(node: ast.ClassDef, title: str) -> str:
 
 def _names_section(annotation: ast.expr) -> bool:
     """Whether a field is a table with a section of its own on the page."""
-    return ast.unparse(annotation).removesuffix(" | None") in SECTIONS
+    text = ast.unparse(annotation).removeprefix("dict[Name, ").removesuffix("]")
+    return text.removesuffix(" | None") in SECTIONS
 
 
 def _meaning(node: ast.ClassDef, field: str) -> str:
@@ -88,6 +99,7 @@ def _meaning(node: ast.ClassDef, field: str) -> str:
 
 def _type(annotation: str) -> str:
     plain = {"Positive": "int ≥ 1", "NonNegative": "int ≥ 0", "Name": "name"}
+    plain |= {"Share": "float ≥ 0, ≤ 1", "Seconds": "float ≥ 0"}
     if found := _ANNOTATED.fullmatch(annotation):
         kind, signs = found["kind"], {"ge": "≥", "gt": ">", "le": "≤"}
         bounds = (f"{signs[sign]} {bound}" for sign, bound in _BOUND.findall(found["meta"]))
