@@ -56,7 +56,7 @@ perf-analyzer: .venv/dev-installed ## Triton's perf_analyzer, unmodified, agains
 
 protos: .venv/dev-installed ## regenerate gateway/pb
 	@$(BIN)/python -m grpc_tools.protoc -Igateway/pb=protos --python_out=. --pyi_out=. \
-	    protos/inference.proto protos/model_config.proto
+	    protos/inference.proto protos/model_config.proto protos/feedback.proto
 
 format: .venv/dev-installed
 	$(BIN)/ruff format . && $(BIN)/ruff check --fix .

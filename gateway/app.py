@@ -9,7 +9,8 @@ models load; become ready. Stop, in this written order:
   3. close the predict listeners, within CLOSE_S or what is left of the limit, then the engines,
      within CLOSE_S: nobody waits for an answer of theirs any more, and one that hangs (a shadow's,
      or one whose request has expired) is left behind;
-  4. flush the prediction log, at most FLUSH_S; what is left is counted as dropped;
+  4. ship the prediction log, at most prediction_log.shutdown_s; the next start ships what is left
+     in the spool;
   5. leave the route store, close the listeners that people watch (metrics, admin), last.
 Shadows are dropped at the first step: they never delay a drain.
 """
@@ -32,7 +33,9 @@ from prometheus_client import CollectorRegistry
 
 from engines import fake
 from engines.base import EngineLoader
+from engines.batcher import BatchReport
 from engines.repository import Repository
+from engines.served import ServedVersion
 from gateway import __version__
 from gateway import config as configuration
 from gateway.accounts import Accounts
@@ -40,19 +43,24 @@ from gateway.catalog import Catalog, RepositoryControl
 from gateway.config import Config
 from gateway.directory import Directory
 from gateway.errors import StatusTable
+from gateway.feedback import Feedback
+from gateway.feedback_metrics import FeedbackCollector
 from gateway.front_door import FrontDoor
 from gateway.garbage import spare_the_collector
+from gateway.grpc_api.feedback import FeedbackService
 from gateway.grpc_api.service import InferenceService
 from gateway.http_api import admin, metrics_page, predict
 from gateway.http_api.admin_routes import Access, RouteEndpoints
 from gateway.http_api.fast.exchange import Service
+from gateway.http_api.feedback import FeedbackEndpoint
 from gateway.http_api.listener import HttpListener
 from gateway.lifecycle import Lifecycle
 from gateway.listener_metrics import ListenerCollector
 from gateway.metrics import MetricsCollector
 from gateway.model_config import ModelConfigs
 from gateway.pipeline import Pipeline
-from gateway.prediction_log.writer import NoPredictionLog, PredictionLog
+from gateway.prediction_log.log import PredictionLog
+from gateway.prediction_log.record_sink import NoPredictionLog
 from gateway.principals import Principals
 from gateway.repository_poll import RepositoryPoll, fingerprint
 from gateway.route_metrics import RouteCollector
@@ -63,8 +71,6 @@ logger = logging.getLogger(__name__)
 
 CLOSE_S: Final = 2.0
 """Least time for answers to be sent and for engines to end; an engine that hangs is left behind."""
-FLUSH_S: Final = 5.0
-"""Longest flush of the prediction log at stop."""
 
 
 def engine_loaders() -> Mapping[str, EngineLoader]:
@@ -124,12 +130,12 @@ class App:
             root=root,
             read_spec=configs.read_spec,
             loaders=engine_loaders(),
-            on_batch=self.accounts.metrics.observe_batch,
+            on_batch=self._batch_ended,
         )
         # A free port is not known before it is bound; the process is as good a name.
         port = configuration.address(config.server.http, path="$.server.http")[1] or os.getpid()
         self.replica = config.server.replica or f"{socket.gethostname()}-{port}"
-        self.log = self._make_log()
+        self.log = self._make_log(base)
         # Draws need spread, not secrecy; the system's own randomness costs a call into the kernel.
         draw = random.Random(random.SystemRandom().getrandbits(128)).random
         directory = Directory(
@@ -166,11 +172,18 @@ class App:
         self._poll: asyncio.Task[None] | None = None
         self._root = root
         self._overrides_ignored = directory.overrides_ignored
+        self.feedback = Feedback(
+            config=config.prediction_log.feedback,
+            log=self.log,
+            lifecycle=self.lifecycle,
+            knows=directory.knows,
+            principals=self.principals,
+        )
         self._make_services()
         self._front_door = self._make_front_door(base) if has_front_door else None
         self._make_listeners()
 
-    def _make_log(self) -> PredictionLog | NoPredictionLog:
+    def _make_log(self, base: Path) -> PredictionLog | NoPredictionLog:
         settings, redis = self.config.prediction_log, self.config.redis
         if redis is None or not settings.enabled:
             why = (
@@ -180,19 +193,31 @@ class App:
             )
             logger.warning("serving without a prediction log", extra={"reason": why})
             return NoPredictionLog()
-        return PredictionLog(settings, url=redis.url, replica=self.replica)
+        return PredictionLog(settings, url=redis.url, replica=self.replica, base=base)
+
+    def _batch_ended(self, served: ServedVersion, report: BatchReport) -> None:
+        """Count a batch, and send its answers once their records are written."""
+        self.accounts.metrics.observe_batch(served, report)
+        self.pipeline.release()
 
     def _make_services(self) -> None:
         """Make what answers on the predict listeners, wherever those are."""
         allowed = self.config.models.control == "explicit"
         control = RepositoryControl(self.catalog, is_allowed=allowed)
         self.service = InferenceService(
-            pipeline=self.pipeline, catalog=self.catalog, control=control, statuses=self.statuses
+            pipeline=self.pipeline,
+            catalog=self.catalog,
+            control=control,
+            statuses=self.statuses,
+            feedback_service=FeedbackService(self.feedback),
         )
         endpoints = predict.PredictEndpoints(
             catalog=self.catalog, control=control, limit_bytes=self.config.server.max_body_bytes
         )
-        self.predict = predict.make_app(endpoints=endpoints, statuses=self.statuses)
+        feedback = FeedbackEndpoint(self.feedback, limit_bytes=self.config.server.max_body_bytes)
+        self.predict = predict.make_app(
+            endpoints=endpoints, statuses=self.statuses, others=feedback.routes()
+        )
 
     def _make_front_door(self, base: Path) -> FrontDoor:
         server = self.config.server
@@ -249,6 +274,7 @@ class App:
                 is_ready=lambda: self.lifecycle.is_ready,
             )
         )
+        registry.register(FeedbackCollector(self.feedback))
         registry.register(RouteCollector(self.plane, overrides_ignored=self._overrides_ignored))
         if self._front_door is not None:
             registry.register(ListenerCollector(self._front_door))
@@ -256,7 +282,7 @@ class App:
 
     async def start(self) -> None:
         """Open the listeners, load the models, become ready."""
-        self.log.start()
+        await self.log.start()
         for listener in self._http.values():
             await listener.start()
         if self._front_door is not None:
@@ -310,7 +336,7 @@ class App:
                 await self.repository.close()
         except TimeoutError:
             logger.error("an engine has not ended")
-        await self.log.close(FLUSH_S)
+        await self.log.close(self.config.prediction_log.shutdown_s)
         await self.plane.close()
         await asyncio.gather(*(listener.stop(CLOSE_S) for listener in self._http.values()))
         logger.info("stopped")

@@ -95,7 +95,9 @@ class ServerConfig(Section, frozen=True):
     tls: TlsConfig | None = None
     """Absent: the predict listeners speak plain text."""
     limits: LimitsConfig = LimitsConfig()
-    replica: Annotated[str, Meta(pattern=r"^(?!(?:streams|schema|erased)\Z)[A-Za-z0-9_.\-]*\Z", max_length=128)] = ""
+    replica: Annotated[
+        str, Meta(pattern=r"^(?!(?:streams|schema|erased)\Z)[A-Za-z0-9_.\-]*\Z", max_length=128)
+    ] = ""
     """Name of this process in stream keys and reports, unlike that of every other one on the same
     Redis; empty: host name and HTTP port."""
 

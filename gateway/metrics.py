@@ -24,7 +24,7 @@ from gateway.books import Book
 from gateway.directory import Target
 from gateway.errors import Code
 from gateway.histogram import Floats, Histogram
-from gateway.prediction_log.writer import LogStatistics
+from gateway.prediction_log.counts import LogStatistics
 
 # Seconds. From an in-process tiny model to a large image model on a CPU.
 LATENCY_BUCKETS: Final = (
@@ -248,20 +248,60 @@ class MetricsCollector(Collector):
 
 
 def _log_families(statistics: LogStatistics) -> Iterator[Metric]:
-    records = CounterMetricFamily(
-        "sluice_log_records",
-        "Prediction records: accepted = written + dropped + those still buffered.",
-        labels=["result", "reason"],
-    )
-    records.add_metric(["accepted", ""], statistics.offered)
-    records.add_metric(["written", ""], statistics.written)
-    for reason, count in statistics.dropped.items():
-        records.add_metric(["dropped", reason], count)
-    yield records
-    for name, text, value in (
-        ("buffered_records", "Records buffered or on their way.", statistics.buffered),
+    yield from _record_families(statistics)
+    for name, text, gauge_value in (
+        ("spool_bytes", "Bytes of records that Redis does not have yet.", statistics.spooled_bytes),
+        ("ship_lag_seconds", "Age of the oldest of them.", statistics.oldest_unshipped_s),
         ("sink_up", "1 while Redis takes records.", int(statistics.is_sink_up)),
+        (
+            "fenced",
+            "1 while another process writes this replica's streams.",
+            int(statistics.is_fenced),
+        ),
+        (
+            "memory_estimate_bytes",
+            "What the configured retention needs in Redis at the present rate; 0: not known yet.",
+            statistics.memory_estimate_bytes,
+        ),
     ):
         gauge = GaugeMetricFamily(f"sluice_log_{name}", text)
-        gauge.add_metric([], value)
+        gauge.add_metric([], gauge_value)
         yield gauge
+    for name, text, count in (
+        ("duplicates", "Records sent again that Redis had.", statistics.duplicates),
+        ("rewound", "Records sent again because Redis had forgotten them.", statistics.rewound),
+        ("collisions", "Records that met another writer's ids.", statistics.collisions),
+        ("ship_batches", "Writes to Redis.", statistics.ship_batches),
+        ("ship_batch_seconds", "Time of those writes.", statistics.ship_seconds),
+    ):
+        counter = CounterMetricFamily(f"sluice_log_{name}", text)
+        counter.add_metric([], count)
+        yield counter
+
+
+def _record_families(statistics: LogStatistics) -> Iterator[Metric]:
+    records = CounterMetricFamily(
+        "sluice_log_records",
+        "Prediction records: answered + recovered = sampled_out + shipped + dropped"
+        " + sluice_log_spooled_records.",
+        labels=["name", "kind", "result", "reason"],
+    )
+    spooled = GaugeMetricFamily(
+        "sluice_log_spooled_records",
+        "Records written here and not yet known to stand in Redis.",
+        labels=["name", "kind"],
+    )
+    for (name, kind), counts in statistics.kinds.items():
+        for result in ("answered", "recovered", "sampled_out", "shipped"):
+            records.add_metric([name, kind, result, ""], getattr(counts, result))
+        for reason, count in counts.dropped.items():
+            records.add_metric([name, kind, "dropped", reason], count)
+        spooled.add_metric([name, kind], counts.spooled)
+    unread = CounterMetricFamily(
+        "sluice_log_trimmed_unread",
+        "Entries trimmed before every known consumer group had read them.",
+        labels=["name", "kind"],
+    )
+    for (name, kind), count in statistics.trimmed_unread.items():
+        unread.add_metric([name, kind], count)
+    yield from (records, spooled, unread)

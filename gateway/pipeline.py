@@ -4,8 +4,10 @@ Takes a decoded request and a reply callback; needs no coroutine, task or future
 no protocol: adapters decode before and encode after. Read next: directory.py (who serves),
 engines/batcher.py (how), prediction_log (what is kept).
 
-`reply` is called exactly once, on the event loop, possibly before `submit` returns. The prediction
-record is offered before it, so that no answer leaves whose record was never taken or counted.
+`reply` is called exactly once, on the event loop. Answers wait until the prediction log has written
+their records, or counted them as dropped: at the end of their batch (`release`), or of the loop's
+turn. So no answer leaves whose record a kill -9 could still lose, and a batch costs one write.
+Without a log nothing waits, and `reply` may be called before `submit` returns.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Final, Protocol
 
 from engines.batch_queue import QueuedRequest
@@ -26,7 +29,7 @@ from gateway.errors import Draining, Starting, StatusTable, TooMuchInFlight
 from gateway.lifecycle import Lifecycle
 from gateway.memo import Memo
 from gateway.prediction_log.record import Origin, PredictionRecord
-from gateway.prediction_log.writer import RecordSink
+from gateway.prediction_log.record_sink import RecordSink
 from gateway.request import (
     NOBODY,
     InferRequest,
@@ -45,6 +48,7 @@ class Watch(Protocol):
 
 
 Reply = Callable[[InferResponse | Exception, ServedBy], None]
+_Held = tuple[Reply, InferResponse | Exception, ServedBy]
 
 _US: Final = 1_000
 _OK: Final = 200
@@ -134,17 +138,21 @@ class Pipeline:
         """Of large tensors in `_calls`."""
         self._calls: set[Call] = set()
         self._origins: Memo[Target, Origin] = Memo(_MAX_ORIGINS // 2)
+        self._held: list[_Held] = []
+        """Answers whose records were offered to the log and not yet committed."""
+        self._unsent = 0
+        """Answers that are held, or wait for the log."""
         self._idle = asyncio.Event()
         self._is_abandoning = False
 
     @property
     def in_flight(self) -> int:
         """How many requests are not yet answered."""
-        return len(self._calls)
+        return len(self._calls) + self._unsent
 
     async def idle(self) -> None:
         """Return when no request is under way; meant for a drain, when none is accepted."""
-        while self._calls:
+        while self._calls or self._unsent:
             self._idle.clear()
             await self._idle.wait()
 
@@ -208,8 +216,6 @@ class Pipeline:
         if call.held_bytes:
             self._held_bytes -= call.held_bytes
             call.held_bytes = 0
-        if not self._calls:
-            self._idle.set()
         target = call.target
         if target is None or outcome.__class__ is not Executed:
             error = outcome if isinstance(outcome, Exception) else RuntimeError(repr(outcome))
@@ -230,8 +236,9 @@ class Pipeline:
         self._accounts.answered(
             target, outcome, request.protocol, call.rows, total_ns, call.ts_us // 1_000
         )
-        if self._log.is_on:
-            self._log.offer(
+        log = self._log
+        if log.is_on:
+            log.offer(
                 PredictionRecord(
                     self._origin(target, call),
                     call.rid,
@@ -244,10 +251,42 @@ class Pipeline:
                     outcome.execution,
                     call.inputs,
                     outcome.outputs,
+                    b"",
+                    "" if log.subject_of is None else log.subject_of(request),
                 )
             )
+        self._answer(call, answer, ServedBy(call.rid, target.serving))
+
+    def release(self) -> None:
+        """Have the records of the answers held written, then send these; at the end of a batch."""
+        held, self._held = self._held, []
+        if held:
+            self._log.commit(partial(self._send, held))
+
+    def _answer(self, call: Call, answer: InferResponse | Exception, served_by: ServedBy) -> None:
+        """Hold an answer until its record is written, or send it where there is no log."""
         reply, call.reply = call.reply, _answered
-        reply(answer, ServedBy(call.rid, target.serving))
+        if not self._log.is_on:
+            if not self._calls:
+                self._idle.set()
+            reply(answer, served_by)
+            return
+        if not self._held:
+            asyncio.get_running_loop().call_soon(self.release)
+        self._held.append((reply, answer, served_by))
+        self._unsent += 1
+
+    def _send(self, held: list[_Held], reason: object) -> None:
+        """Send answers whose records are written, or counted as dropped for a reason."""
+        self._unsent -= len(held)
+        if not self._unsent and not self._calls:
+            self._idle.set()
+        for reply, answer, served_by in held:
+            try:
+                reply(answer, served_by)
+            except Exception as exc:  # a caller's fault must not cost the others their answers
+                context = {"message": "a reply callback failed", "exception": exc}
+                asyncio.get_running_loop().call_exception_handler(context)
 
     def _fail(self, call: Call, error: Exception, executed: Executed | None) -> None:
         """Answer, count and log a request that gets an error."""
@@ -280,9 +319,10 @@ class Pipeline:
                 call.inputs,
                 executed.outputs if executed else (),
             )
+            if self._log.subject_of is not None:
+                record.subject = self._log.subject_of(request)
             self._log.offer(record)
-        reply, call.reply = call.reply, _answered
-        reply(error, ServedBy(call.rid, target.serving if target else NOBODY))
+        self._answer(call, error, ServedBy(call.rid, target.serving if target else NOBODY))
 
     def _origin(self, target: Target, call: Call) -> Origin:
         """Return what the records of a target's answers have in common, made once."""

@@ -16,11 +16,11 @@ from typing import Final, NoReturn
 
 from engines.repository import Repository
 from gateway.config import ControlConfig, RedisConfig
-from gateway.prediction_log.writer import RecordSink
+from gateway.ending import end
+from gateway.prediction_log.record_sink import RecordSink
 from gateway.route_control.asked import read_held
 from gateway.route_control.control import RouteControl
 from gateway.route_control.emergency import EmergencyJournal
-from gateway.route_control.ending import end
 from gateway.route_control.events import EventHub
 from gateway.route_control.file_store import FileRouteStore, InProcessBoard, NoHints
 from gateway.route_control.in_force import InForce

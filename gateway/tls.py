@@ -11,7 +11,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from gateway.config import ConfigError, TlsConfig
+from gateway.config import TlsConfig
+from gateway.config_fields import ConfigError
 
 _PATH: Final = "$.server.tls"
 _CIPHERS: Final = "ECDHE+AESGCM:ECDHE+CHACHA20"

@@ -26,10 +26,23 @@ def get_json(url: str) -> Any:  # Any: JSON
     Raises:
         NoAnswer: no answer, an error, or no JSON.
     """
+    try:
+        return json.loads(get_text(url))
+    except ValueError as exc:
+        raise NoAnswer(f"{url}: {exc}") from exc
+
+
+def get_text(url: str) -> str:
+    """Return the text behind a URL.
+
+    Raises:
+        NoAnswer: no answer, or an error.
+    """
     opener = build_opener(ProxyHandler({}), HTTPSHandler(context=unverified()))
     try:
         with opener.open(url, timeout=TIMEOUT_S) as answer:
-            return json.load(answer)
+            text: str = answer.read().decode()
+            return text
     except HTTPError as exc:
         with exc:
             sentence = exc.read(300).decode(errors="replace")

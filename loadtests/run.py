@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from gateway.config import ConfigError, address
+from gateway.config import address
+from gateway.config_fields import ConfigError
 from loadtests import asking, figures, locust_process
 from loadtests.demo_process import DemoFailed, demo
 from loadtests.locust_process import Load, LocustFailed

@@ -174,7 +174,7 @@ def tables() -> str:
         f'[routes.{ROUTE}]\nkey = ["header:x-user-id"]\n'
         f"[routes.{ROUTE}.variants]\n"
         f'stable = {{ model = "{LIVE}", version = "1", weight = 100 }}\n'
-        f"[prediction_log]\nmax_entries = {LOG_ENTRIES}\n"
+        f"[prediction_log.retention]\nmax_entries = {LOG_ENTRIES}\n"
     )
 
 

@@ -29,7 +29,7 @@ from gateway.cli.admin_client import (
     WrongAddress,
 )
 from gateway.cli.route_text import Style, printable
-from gateway.config import ConfigError
+from gateway.config_fields import ConfigError
 
 DEFAULT_CONFIG: Final = Path("sluice.toml")
 DEFAULT_ADMIN: Final = "http://127.0.0.1:8003"

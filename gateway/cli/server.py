@@ -10,8 +10,10 @@ from pathlib import Path
 
 from gateway import config as configuration
 from gateway import logs, tls
-from gateway.config import Config, ConfigError
+from gateway.config import Config
+from gateway.config_fields import ConfigError
 from gateway.event_loop import run_loop
+from gateway.prediction_log.spool.lock import SpoolInUse
 from gateway.route_control.file_store import StoreLocked
 from gateway.sockets import AddressInUse
 
@@ -57,7 +59,7 @@ def serve(arguments: argparse.Namespace) -> int:
 
     try:
         run_loop(app.serve(config, root, arguments.config.parent))
-    except (AddressInUse, StoreLocked) as exc:
+    except (AddressInUse, StoreLocked, SpoolInUse, ConfigError) as exc:
         logging.getLogger(__name__).error("cannot start", extra={"reason": str(exc)})
         return 1
     return 0

@@ -15,6 +15,7 @@ from typing import Any, Final
 
 import grpc
 import numpy as np
+import numpy.typing as npt
 
 from gateway.demo.digits import NAME, PIXELS
 from gateway.demo.screen import DemoFailed
@@ -26,10 +27,13 @@ from router.slot_map import SlotRange
 KEY_HEADER: Final = "x-user-id"
 """Where the demo's route reads its key."""
 TIMEOUT_S: Final = 10.0
+ROWS_PER_REQUEST: Final = 25
 PATH: Final = f"/v2/models/{NAME}/infer"
 _METHOD: Final = "/inference.GRPCInferenceService/ModelInfer"
 
 Address = tuple[str, int]
+Pixels = npt.NDArray[np.uint8]
+"""Pictures, of shape (rows, 64)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,6 +118,33 @@ def by_http(address: Address, pixels: Sequence[int], user: str) -> Answer:
         lines={name.lower(): value for name, value in response.getheaders()},
         took_ms=took_ms,
     )
+
+
+def many(address: Address, pictures: Pixels, user: str) -> list[bytes]:
+    """Send pictures over HTTP, ROWS_PER_REQUEST in each request; return the request ids.
+
+    Raises:
+        DemoFailed: no answer, or one that is an error.
+    """
+    rids = []
+    connection = http.client.HTTPConnection(*address, timeout=TIMEOUT_S)
+    headers = {"content-type": "application/json", KEY_HEADER: user}
+    try:
+        for start in range(0, len(pictures), ROWS_PER_REQUEST):
+            rows = pictures[start : start + ROWS_PER_REQUEST]
+            tensor = {"name": "image", "datatype": "FP32", "shape": rows.shape}
+            body = json.dumps({"inputs": [tensor | {"data": rows.reshape(-1).tolist()}]})
+            connection.request("POST", PATH, body, headers)
+            response = connection.getresponse()
+            sentence = response.read().decode(errors="replace")
+            if response.status != http.client.OK:
+                raise DemoFailed(f"the gateway answered HTTP {response.status}: {sentence}")
+            rids.append(bytes.fromhex(response.headers["x-request-id"].replace("-", "")))
+    except (OSError, http.client.HTTPException) as exc:
+        raise DemoFailed(f"the gateway gave no answer over HTTP: {exc}") from exc
+    finally:
+        connection.close()
+    return rids
 
 
 def by_grpc(address: Address, pixels: Sequence[int], user: str) -> Answer:

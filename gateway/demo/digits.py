@@ -8,6 +8,7 @@ Training is skipped where its results lie unchanged, which the stamp beside them
 from __future__ import annotations
 
 import hashlib
+import io
 import os
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
@@ -28,6 +29,7 @@ PIXELS: Final = 64
 WHITE: Final = 16.0
 """The largest value of a pixel; 0 is the background."""
 STAMP: Final = "digits.json"
+HELD_OUT: Final = "held_out.npy"
 OPSET: Final = 17
 IR_VERSION: Final = 8
 """Old on purpose: every onnxruntime that the gateway accepts reads these two."""
@@ -78,6 +80,8 @@ class Digits(msgspec.Struct, frozen=True, kw_only=True):
     """Pictures that no version was trained on."""
     pictures: tuple[Picture, ...]
     """Ten of the held-out pictures: the first of each digit."""
+    held_out_sha256: str
+    """Of the file with all of them."""
 
 
 class Layer(NamedTuple):
@@ -120,6 +124,9 @@ def find(directory: Path) -> Digits | None:
             content = model_path(directory, version.version).read_bytes()
             if hashlib.sha256(content).hexdigest() != version.sha256:
                 return None
+        pictures = (directory / HELD_OUT).read_bytes()
+        if hashlib.sha256(pictures).hexdigest() != digits.held_out_sha256:
+            return None
     except (OSError, msgspec.DecodeError):
         return None
     return digits if config_path(directory).is_file() else None
@@ -128,6 +135,12 @@ def find(directory: Path) -> Digits | None:
 def config_path(directory: Path) -> Path:
     """Return where the model's config.pbtxt lies in the demo's folder."""
     return directory / "models" / NAME / "config.pbtxt"
+
+
+def held_out(directory: Path) -> npt.NDArray[np.uint8]:
+    """Return all held-out pictures of a trained folder, of shape (rows, 64)."""
+    pictures: npt.NDArray[np.uint8] = np.load(directory / HELD_OUT, allow_pickle=False)
+    return pictures
 
 
 def make(directory: Path, work: Work) -> Digits:
@@ -149,11 +162,15 @@ def make(directory: Path, work: Work) -> Digits:
             )
         )
     _write(config_path(directory), CONFIG.encode())
+    pictures = io.BytesIO()
+    np.save(pictures, data.held_out.astype(np.uint8))
+    _write(directory / HELD_OUT, pictures.getvalue())
     digits = Digits(
         recipe=recipe(),
         versions=tuple(versions),
         held_out=len(data.held_out),
         pictures=tuple(_first_of_each(data)),
+        held_out_sha256=hashlib.sha256(pictures.getvalue()).hexdigest(),
     )
     _write(directory / STAMP, msgspec.json.format(msgspec.json.encode(digits), indent=0))
     return digits

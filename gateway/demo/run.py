@@ -1,4 +1,4 @@
-"""`sluice demo`: models, Redis, a gateway, two predictions and a record, shown to a person.
+"""`sluice demo`: models, Redis, a gateway, two predictions, a record and drift, shown to a person.
 
 The table of contents of the demo; each step is a file of its own. What is started here is stopped
 here, in reverse order, however the demo ends: by itself, by Ctrl-C, by SIGTERM, by an error.
@@ -19,7 +19,7 @@ from typing import Final, NoReturn
 import redis
 
 from gateway.config import Config
-from gateway.demo import ask, digits, go_on, redis_choice, settings, show
+from gateway.demo import ask, digits, go_on, redis_choice, settings, show, turned
 from gateway.demo.ask import Answer
 from gateway.demo.digits import Digits, Picture
 from gateway.demo.gateway_process import Addresses, GatewayProcess, url
@@ -27,7 +27,7 @@ from gateway.demo.screen import DemoFailed, Screen, shown
 from gateway.prediction_log import reader
 from gateway.prediction_log.record import LoggedPrediction
 
-STEPS: Final = 5
+STEPS: Final = 6
 RECORD_TIMEOUT_S: Final = 5.0
 _POLL_S: Final = 0.05
 _SHOWN_DIGIT: Final = 4
@@ -67,6 +67,9 @@ def _run(
     asked = _predictions(screen, addresses, picture)
     screen.step("Prediction record of the HTTP request, read back from Redis")
     for line in show.record(_record(used_url, asked)):
+        screen.line(line)
+    screen.step("Drift")
+    for line in turned.run(directory, addresses.http, used_url, asked.user):
         screen.line(line)
     _say_how_to_go_on(screen, directory, addresses, picture, asked.user)
     if once:

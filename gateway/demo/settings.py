@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Final
 
 from gateway import config as configuration
-from gateway.config import Config, ConfigError
+from gateway.config import Config
+from gateway.config_fields import ConfigError
 from gateway.demo.screen import DemoFailed
 from router.policy import CompiledRoute
 

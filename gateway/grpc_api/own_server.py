@@ -20,6 +20,7 @@ from typing import Final
 from engines.tensors import Raw
 from gateway import ids
 from gateway.errors import Draining, StatusTable
+from gateway.grpc_api.feedback import Asked
 from gateway.grpc_api.service import SERVICE, InferenceService
 from gateway.grpc_transport import (
     Call,
@@ -72,11 +73,11 @@ class OwnGrpcServer:
         self.port: int = sock.getsockname()[1]
         self._service = service
         self._statuses = statuses
-        self._health = health.Health((SERVICE,))
+        self._health = health.Health((SERVICE, *service.others))
         self._streams: set[_InferStream] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._blocks: Memo[Serving, bytes] = Memo(_MAX_BLOCKS)
-        names = (SERVICE, health.SERVICE, reflection.SERVICE)
+        names = (SERVICE, *service.others, health.SERVICE, reflection.SERVICE)
         self._server = Server(
             methods={**self._methods(), **self._health.methods, **reflection.methods(names)},
             limits=limits,
@@ -122,7 +123,12 @@ class OwnGrpcServer:
         }
         methods["ModelInfer"] = Method(self._infer, is_streaming=False)
         methods["ModelStreamInfer"] = Method(self._stream, is_streaming=True)
-        return {f"/{SERVICE}/{name}": method for name, method in methods.items()}
+        others = {
+            f"/{service}/{name}": Method(partial(self._asked, handle), is_streaming=False)
+            for service, handles in self._service.others.items()
+            for name, handle in handles.items()
+        }
+        return {f"/{SERVICE}/{name}": method for name, method in methods.items()} | others
 
     def _infer(self, call: Call, message: Raw) -> None:
         """Start a ModelInfer. Cancellation: the client's reaches the queue."""
@@ -156,16 +162,21 @@ class OwnGrpcServer:
 
     def _slow(self, handle: Callable[[bytes], Awaitable[bytes]], call: Call, message: Raw) -> None:
         """Answer a call that waits."""
-        task = asyncio.get_running_loop().create_task(self._wait(handle, call, bytes(message)))
+        self._begin(call, handle(bytes(message)))
+
+    def _asked(self, handle: Asked, call: Call, message: Raw) -> None:
+        """Answer a call that waits, and looks at its metadata."""
+        self._begin(call, handle(bytes(message), call.head.header))
+
+    def _begin(self, call: Call, answer: Awaitable[bytes]) -> None:
+        task = asyncio.get_running_loop().create_task(self._wait(answer, call))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         call.on_cancel = partial(_cancel, task)
 
-    async def _wait(
-        self, handle: Callable[[bytes], Awaitable[bytes]], call: Call, message: bytes
-    ) -> None:
+    async def _wait(self, answer: Awaitable[bytes], call: Call) -> None:
         try:
-            call.reply(await handle(message))
+            call.reply(await answer)
         except Exception as exc:  # adapter edge: every error becomes a status
             self._refuse(call, exc, None)
 

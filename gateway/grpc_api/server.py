@@ -22,6 +22,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from gateway.errors import Draining, StatusTable
+from gateway.grpc_api.feedback import Asked
 from gateway.grpc_api.service import SERVICE, InferenceService, InferReply
 from gateway.request import HeaderLookup, ServedBy
 from gateway.sockets import AddressInUse
@@ -85,10 +86,10 @@ class GrpcServer:
             ("grpc.so_reuseport", int(shares_port)),
         ]
         self._server = grpc.aio.server(options=options, compression=_COMPRESSION[compression])
-        self._server.add_generic_rpc_handlers((_handlers(service, self),))
+        self._server.add_generic_rpc_handlers(_handlers(service, self))
         self._health = health.aio.HealthServicer()
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
-        names = (SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME)
+        names = (SERVICE, *service.others, health.SERVICE_NAME, reflection.SERVICE_NAME)
         reflection.enable_server_reflection(names, self._server)
         where = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
         try:
@@ -106,7 +107,7 @@ class GrpcServer:
         """Tell health clients."""
         status = health_pb2.HealthCheckResponse
         value = status.SERVING if is_ready else status.NOT_SERVING
-        for name in ("", SERVICE):
+        for name in ("", SERVICE, *self._service.others):
             await self._health.set(name, value)
 
     async def stop(self, limit_s: float) -> None:
@@ -154,6 +155,14 @@ class GrpcServer:
         """Answer a call that waits."""
         try:
             return await handle(data)
+        except Exception as exc:  # adapter edge: every error becomes a status
+            return self._refuse(context, exc, [])
+
+    async def asked(self, handle: Asked, data: bytes, context: _Context) -> bytes:
+        """Answer a call that waits, and looks at its metadata."""
+        self._enter(context)
+        try:
+            return await handle(data, _Headers(context).header)
         except Exception as exc:  # adapter edge: every error becomes a status
             return self._refuse(context, exc, [])
 
@@ -324,8 +333,8 @@ def _deadline_ns(context: _Context) -> int | None:
     return time.monotonic_ns() + int(remaining_s * 1e9)
 
 
-def _handlers(service: InferenceService, server: GrpcServer) -> grpc.GenericRpcHandler:
-    """Return the method table for grpcio; no serializers: bytes pass through."""
+def _handlers(service: InferenceService, server: GrpcServer) -> list[grpc.GenericRpcHandler]:
+    """Return the method tables for grpcio; no serializers: bytes pass through."""
     handlers: dict[str, Any] = {  # Any: grpcio's handler tuples
         name: grpc.unary_unary_rpc_method_handler(partial(server.unary, handle))
         for name, handle in service.unary.items()
@@ -336,4 +345,10 @@ def _handlers(service: InferenceService, server: GrpcServer) -> grpc.GenericRpcH
     }
     handlers["ModelInfer"] = grpc.unary_unary_rpc_method_handler(server.infer)
     handlers["ModelStreamInfer"] = grpc.stream_stream_rpc_method_handler(server.stream)
-    return grpc.method_handlers_generic_handler(SERVICE, handlers)
+    tables = {SERVICE: handlers}
+    for other, methods in service.others.items():
+        tables[other] = {
+            name: grpc.unary_unary_rpc_method_handler(partial(server.asked, handle))
+            for name, handle in methods.items()
+        }
+    return [grpc.method_handlers_generic_handler(name, table) for name, table in tables.items()]

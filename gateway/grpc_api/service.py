@@ -1,8 +1,9 @@
-"""The methods of inference.GRPCInferenceService: wire bytes in, wire bytes out.
+"""The gRPC methods, those of inference.GRPCInferenceService first: wire bytes in, wire bytes out.
 
 Knows messages and the catalog; knows no transport. Every transport serves these same tables, so
 that an answer cannot depend on which one is configured: `unary` answers at once, `slow` waits (load
-and unload), `infer` and `stream_infer` answer through a callback.
+and unload), `infer` and `stream_infer` answer through a callback. `others` are the methods of the
+services beside it.
 """
 
 from __future__ import annotations
@@ -14,7 +15,8 @@ from typing import Any, Final
 from engines.tensors import Raw
 from gateway.catalog import EXTENSIONS, SERVER_NAME, Catalog, RepositoryControl, StatisticsRow
 from gateway.errors import NotSupported, StatusTable, UnknownName
-from gateway.grpc_api import codec, wire
+from gateway.grpc_api import codec, feedback, wire
+from gateway.grpc_api.feedback import Asked, FeedbackService
 from gateway.pb import inference_pb2 as pb
 from gateway.pipeline import Call, Pipeline
 from gateway.request import HeaderLookup, InferResponse, ServedBy
@@ -40,6 +42,7 @@ class InferenceService:
         catalog: Catalog,
         control: RepositoryControl,
         statuses: StatusTable,
+        feedback_service: FeedbackService | None = None,
     ) -> None:
         self._pipeline = pipeline
         self._catalog = catalog
@@ -59,6 +62,10 @@ class InferenceService:
             "RepositoryModelLoad": self._load,
             "RepositoryModelUnload": self._unload,
         }
+        self.others: Mapping[str, Mapping[str, Asked]] = {}
+        """Methods by service and name."""
+        if feedback_service is not None:
+            self.others = {feedback.SERVICE: feedback_service.methods}
 
     def infer(
         self, data: Raw, header: HeaderLookup, deadline_ns: int | None, reply: InferReply

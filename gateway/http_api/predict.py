@@ -7,7 +7,7 @@ serves no admin call: load and unload are refused unless the configuration allow
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -244,8 +244,11 @@ def error_handlers(
     return handlers | dict.fromkeys(statuses.families(), on_error)
 
 
-def make_app(*, endpoints: PredictEndpoints, statuses: StatusTable) -> Starlette:
-    """Return the predict listener's application."""
-    app = Starlette(routes=routes(endpoints), exception_handlers=error_handlers(statuses))
+def make_app(
+    *, endpoints: PredictEndpoints, statuses: StatusTable, others: Sequence[Route] = ()
+) -> Starlette:
+    """Return the predict listener's application; `others` are calls beside the protocol's."""
+    table = [*routes(endpoints), *others]
+    app = Starlette(routes=table, exception_handlers=error_handlers(statuses))
     app.router.redirect_slashes = False
     return app

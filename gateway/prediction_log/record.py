@@ -250,47 +250,52 @@ class LoggedPrediction(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=
         )
 
 
-AUDIT_KEYS: Final = {
-    "schema": "v",
-    "worker": "wk",
-    "ts_us": "ts",
-    "name": "n",
-    "sampled_out": "so",
-    "trimmed_unread": "tu",
-    "spool_bytes": "sb",
-    "oldest_unshipped_us": "ou",
-    "is_final": "fin",
-    "sequences": "sq",
-}
+class AuditCounts(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """The counts of one kind of records of one name, since the worker began.
 
-
-class LoggedAudit(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, rename=AUDIT_KEYS):
-    """What one worker has counted of one public name since it began; stands in the live stream.
-
-    answered + recovered = sampled_out + shipped + spooled + sum(dropped), of all kinds together.
+    answered + recovered = sampled_out + shipped + spooled + sum(dropped)
     """
 
-    schema: int
-    worker: str
-    ts_us: int
-    name: str
     answered: int = 0
-    """Records offered: answers and errors of live requests and shadows, labels, whole tensors."""
+    """Records offered: answers and errors, or labels, or whole copies for the big stream."""
     recovered: int = 0
-    """Found in the spool at start, unshipped, of earlier workers."""
+    """Found in the spool at start, unshipped, of earlier workers; or forgotten by Redis."""
     sampled_out: int = 0
     shipped: int = 0
     spooled: int = 0
     """Written here and not yet known to stand in Redis."""
     dropped: dict[str, int] = {}
     """By reason."""
+    sequence: int = 0
+    """The last sequence number given, whether written or dropped."""
+
+
+AUDIT_KEYS: Final = {
+    "schema": "v",
+    "worker": "wk",
+    "ts_us": "ts",
+    "name": "n",
+    "trimmed_unread": "tu",
+    "spool_bytes": "sb",
+    "oldest_unshipped_us": "ou",
+    "is_final": "fin",
+}
+
+
+class LoggedAudit(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, rename=AUDIT_KEYS):
+    """What one worker has counted of one public name since it began; stands in the live stream."""
+
+    schema: int
+    worker: str
+    ts_us: int
+    name: str
+    kinds: dict[str, AuditCounts] = {}
+    """By StreamKind: live, shadow, big, labels."""
     trimmed_unread: int = 0
     """Entries that retention removed before every known consumer group had read them."""
     spool_bytes: int = 0
     oldest_unshipped_us: int = 0
     """Age."""
-    sequences: dict[str, int] = {}
-    """By kind of stream: the last sequence number given, whether written or dropped."""
     is_final: bool = False
     """The worker has ended: it gave no numbers after these. Written by itself, or by its successor,
     who found its spool; then the counts are those that the files show."""

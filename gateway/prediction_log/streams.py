@@ -42,7 +42,9 @@ class StreamKind(StrEnum):
     """What a stream holds. Each kind of a name has streams of its own."""
 
     LIVE = "live"
-    """Predictions that callers were given, and the audits of the name."""
+    """Predictions that callers were given."""
+    AUDIT = "audit"
+    """What the worker counted: stands in the live streams, and is counted apart from them."""
     SHADOW = "shadow"
     """What shadows answered: no reader of the live records meets it."""
     BIG = "big"
@@ -77,7 +79,7 @@ def erased_key(name: str) -> str:
 
 
 def _infix(kind: StreamKind) -> str:
-    return "" if kind is StreamKind.LIVE else f"{kind}:"
+    return "" if kind in (StreamKind.LIVE, StreamKind.AUDIT) else f"{kind}:"
 
 
 @dataclass(slots=True)

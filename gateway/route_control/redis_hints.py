@@ -17,7 +17,7 @@ from typing import Final
 from redis import exceptions as redis_errors
 from redis.asyncio.client import PubSub
 
-from gateway.route_control.ending import end
+from gateway.ending import end
 from gateway.route_control.redis_store import CHANNEL, client_of
 
 FIRST_RETRY_S: Final = 0.05

@@ -19,9 +19,9 @@ from dataclasses import dataclass, field
 from random import Random
 from typing import Final
 
+from gateway.ending import end
 from gateway.errors import StoreUnavailable
 from gateway.route_control.asked import read_held
-from gateway.route_control.ending import end
 from gateway.route_control.events import EventHub
 from gateway.route_control.in_force import PROVISIONAL, Held, InForce, Verdict, judge
 from gateway.route_control.last_known import LastKnownGood

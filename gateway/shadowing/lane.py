@@ -43,7 +43,7 @@ from engines.errors import (
 from engines.served import ServedVersion
 from gateway import ids
 from gateway.prediction_log.record import Origin, PredictionRecord
-from gateway.prediction_log.writer import RecordSink
+from gateway.prediction_log.record_sink import RecordSink
 from gateway.shadowing.counts import Mirrored, ShadowDrop, ShadowStatistics
 from gateway.shadowing.twin import LoadedCopy, Twin
 from router.routes import Shadow

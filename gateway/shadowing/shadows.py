@@ -18,7 +18,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from engines.batcher import Executed
 from engines.errors import EngineError
 from engines.served import ServedVersion
-from gateway.prediction_log.writer import RecordSink
+from gateway.prediction_log.record_sink import RecordSink
 from gateway.shadowing.counts import Mirrored, ShadowStatistics
 from gateway.shadowing.lane import ShadowLane
 from router.routes import Shadow

@@ -287,6 +287,9 @@ class FrontLink:
         try:
             if (at_once := service.unary.get(call.method)) is not None:
                 answer = at_once(call.data)
+            elif "/" in call.method:
+                other, _, method = call.method.partition("/")
+                answer = await service.others[other][method](call.data, call.headers.get)
             else:
                 answer = await service.slow[call.method](call.data)
         except Exception as exc:  # adapter edge: every error becomes an answer

@@ -17,8 +17,10 @@ from typing import Final
 
 from gateway import logs
 from gateway.app import App
+from gateway.config_fields import ConfigError
 from gateway.event_loop import run_loop
 from gateway.garbage import spare_the_collector
+from gateway.prediction_log.spool.lock import SpoolInUse
 from gateway.route_control.file_store import StoreLocked
 from gateway.sockets import AddressInUse
 from gateway.workers import control
@@ -40,7 +42,7 @@ def main() -> int:
     control.name_in_log("engine")
     try:
         run_loop(serve(settings, sock))
-    except (AddressInUse, StoreLocked) as exc:
+    except (AddressInUse, StoreLocked, SpoolInUse, ConfigError) as exc:
         logger.error("cannot start", extra={"reason": str(exc)})
         return 1
     return 0

@@ -23,7 +23,10 @@ class UnaryCall(_Body, frozen=True):
     """A gRPC call that is no infer call."""
 
     method: str
+    """Of the inference service; "package.Service/Method" of the others."""
     data: bytes
+    headers: dict[str, str] = {}
+    """Those of its metadata that the method looks at."""
 
 
 class HttpCall(_Body, frozen=True):

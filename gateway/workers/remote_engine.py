@@ -11,7 +11,7 @@ import asyncio
 import logging
 import os
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from itertools import count
 from typing import Final, Protocol
 
@@ -162,9 +162,12 @@ class RemoteEngine:
 
     # --- asking -----------------------------------------------------------------------------------
 
-    async def call(self, method: str, data: bytes) -> bytes:
+    async def call(
+        self, method: str, data: bytes, headers: Mapping[str, str] | None = None
+    ) -> bytes:
         """Pass a gRPC call on and return its answer; raises what it raised, or EngineAway."""
-        return await self._ask(Kind.CALL, messages.write(UnaryCall(method=method, data=data)))
+        call = UnaryCall(method=method, data=data, headers=dict(headers or {}))
+        return await self._ask(Kind.CALL, messages.write(call))
 
     async def http(self, call: HttpCall) -> HttpAnswer:
         """Pass an HTTP request on and return its answer; raises EngineAway."""

@@ -19,12 +19,15 @@ from starlette.routing import Route
 
 from gateway.catalog import Catalog, RepositoryControl
 from gateway.errors import StatusTable
+from gateway.grpc_api import feedback
 from gateway.grpc_api.service import InferenceService
 from gateway.http_api import body as bodies
 from gateway.http_api.body import Receive, Scope, Send
 from gateway.http_api.predict import error_handlers
 from gateway.pb import inference_pb2 as pb
 from gateway.pipeline import Pipeline
+from gateway.principals import HEADER
+from gateway.request import HeaderLookup
 from gateway.workers.errors import EngineAway
 from gateway.workers.messages import HttpCall
 from gateway.workers.raw_bodies import RawSignatures
@@ -58,7 +61,7 @@ class FrontCatalog(RawSignatures):
 
 
 class RemoteService(InferenceService):
-    """inference.GRPCInferenceService in a front."""
+    """The gRPC methods in a front."""
 
     def __init__(
         self,
@@ -79,6 +82,12 @@ class RemoteService(InferenceService):
         self.unary = {name: self.unary[name] for name in OWN}
         self.slow = {name: partial(engine.call, name) for name in PASSED_ON}
         self.slow["ModelReady"] = self._is_model_ready
+        self.others = {feedback.SERVICE: {feedback.SEND: self._send_feedback}}
+
+    async def _send_feedback(self, data: bytes, header: HeaderLookup) -> bytes:
+        key = header(HEADER)
+        headers = {} if key is None else {HEADER: key}
+        return await self._engine.call(f"{feedback.SERVICE}/{feedback.SEND}", data, headers)
 
     async def _is_model_ready(self, data: bytes) -> bytes:
         try:

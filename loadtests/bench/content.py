@@ -79,7 +79,7 @@ def model_file(root: Path, model: ModelName, version: str = "1") -> Path:
 
 def tables() -> str:
     """Return the routes and the prediction log's settings, as TOML."""
-    lines = ["[prediction_log]", f"max_entries = {LOG_ENTRIES}"]
+    lines = ["[prediction_log]", f"retention.max_entries = {LOG_ENTRIES}"]
     for route, variants in _SPLITS.items():
         lines += [f"[routes.{route}]", f'key = ["header:{KEY_HEADER}"]']
         lines.append(f"[routes.{route}.variants]")

@@ -100,7 +100,7 @@ class Variation:
         cpu_before_s = time.process_time()
         await burst.done
         # Polled: the log tells nobody that it is empty, and one poll per linger costs nothing.
-        while self.app.log.statistics().buffered:  # noqa: ASYNC110
+        while self.app.log.statistics().total.spooled:  # noqa: ASYNC110
             await asyncio.sleep(0.005)
         cpu_s = time.process_time() - cpu_before_s
         if burst.failed is not None:
@@ -205,7 +205,7 @@ async def measure(folder: Path, redis_url: str, *, rounds: int, requests: int) -
 def _check(variation: Variation) -> None:
     """Raise NotComparable unless exactly the stage that is meant was switched off."""
     app, stage = variation.app, variation.stage
-    has_logged = app.log.statistics().written > 0
+    has_logged = app.log.statistics().total.shipped > 0
     has_counted = app.accounts.statistics.row("tiny", "1").success.count > 0
     if has_logged == (stage == "log"):
         raise NotComparable(f"{stage}: the prediction log was {'on' if has_logged else 'off'}")

@@ -128,22 +128,26 @@ def is_listening(at: tuple[str, int]) -> bool:
 def assert_told(text: str) -> None:
     """Assert that a text tells the whole story, in this order."""
     for part in (
-        r"1/5  Models\n",
+        r"1/6  Models\n",
         r"version 1, a linear model: 9\d\.\d % of 450 held-out pictures right\n",
         r"version 2, a network of 64 hidden units: 9\d\.\d % of 450 held-out pictures right\n",
-        r"2/5  Redis\n",
-        r"3/5  Gateway\n",
+        r"2/6  Redis\n",
+        r"3/6  Gateway\n",
         r"sluice\.toml: the route's key is x-user-id\n",
-        r"4/5  Predictions\n +route 'digits', revision 1: 10 % to canary \(version 2\), 90 % to ",
+        r"4/6  Predictions\n +route 'digits', revision 1: 10 % to canary \(version 2\), 90 % to ",
         r"stable \(version 1\)\n +┌─{16}┐   a held-out picture of a 4\n",
         r"( +│[ ░▒▓█]{16}│.*\n){8} +└─{16}┘\n",
-        r"5/5  Prediction record of the HTTP request",
+        r"5/6  Prediction record of the HTTP request",
         r"answered by  model digits, version 1\n",
         r"variant      stable, chosen with probability 0\.9, reason slot\n",
         r"status       200\n",
         r"took         \d+ us: \d+ queued, \d+ inferring, \d+ copying, in a batch of 1 row\n",
         r"input        image FP32 \[1, 64\]\n +0 0 0 1 11 12 0 0 0 0 and 54 more\n",
         r"output       label INT64 \[1, 1\]\n +4\n",
+        r"6/6  Drift\n +reference: 250 held-out pictures, as the log has them\n",
+        r"100 other pictures: NO DRIFT: 0 of 64 features, 0 of 11 outputs\n",
+        r"turned by 90 degrees: DRIFT \(data, prediction\): \d\d of 64 features, \d+ of 11 ",
+        r"drift\.html shows the last verdict",
         r"Go on in another terminal",
         r"# the same prediction with curl\ncurl ",
     ):
@@ -301,7 +305,7 @@ def test_a_given_redis_is_used_and_left_running(
         assert is_listening(("127.0.0.1", server.port))
     text = capsys.readouterr().out
     assert f"the one given by --redis, {server.url}" in text
-    assert "starting it ..." not in text.partition("3/5")[0]
+    assert "starting it ..." not in text.partition("3/6")[0]
     assert_told(text)
     assert_both_versions_answered(text)
     assert signal.getsignal(signal.SIGTERM) is before

@@ -165,7 +165,7 @@ def test_a_faulty_shadow_fails_no_live_request_and_every_copy_is_accounted_for(
         assert counts == in_metrics(gateway.at)
         assert counts.eligible == len(traffic.seen)
         check_fault(fault, counts)
-        wait_until(lambda: metric(gateway.at.metrics, "sluice_log_buffered_records") == 0, "logged")
+        wait_until(lambda: metric(gateway.at.metrics, "sluice_log_spooled_records") == 0, "logged")
         check_records(
             live=records(redis_url, shadows=False),
             copied=records(redis_url, shadows=True),

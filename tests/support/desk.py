@@ -15,8 +15,11 @@ from gateway.directory import Directory, Target
 from gateway.errors import StatusTable
 from gateway.lifecycle import Lifecycle
 from gateway.pipeline import Call, Pipeline
+from gateway.prediction_log.counts import KindCounts, LogStatistics
+from gateway.prediction_log.labels import LabelInput
 from gateway.prediction_log.record import PredictionRecord
-from gateway.prediction_log.writer import LogStatistics
+from gateway.prediction_log.spool.store import DropReason
+from gateway.prediction_log.streams import StreamKind
 from gateway.principals import Principals
 from gateway.request import InferRequest, InferResponse, ServedBy
 from router.routes import KeySource, Route, Variant
@@ -35,17 +38,27 @@ class KeptRecords:
     def __init__(self) -> None:
         self.is_on = True
         self.records: list[PredictionRecord] = []
+        self.subject_of: Callable[[InferRequest], str] | None = None
 
-    def start(self) -> None:
+    async def start(self) -> None:
         """Do nothing: records are kept from the beginning."""
 
     def offer(self, record: PredictionRecord) -> None:
         """Keep a record."""
         self.records.append(record)
 
+    def commit(self, done: Callable[[DropReason | None], None]) -> None:
+        """Say that all is written."""
+        done(None)
+
+    def label(self, label: LabelInput) -> bool:
+        """Refuse it."""
+        return False
+
     def statistics(self) -> LogStatistics:
         """Return how many records were offered."""
-        return LogStatistics(offered=len(self.records), buffered=len(self.records))
+        kept = KindCounts(answered=len(self.records), spooled=len(self.records))
+        return LogStatistics(kinds={("", StreamKind.LIVE): kept})
 
     async def close(self, timeout_s: float) -> None:
         """Do nothing."""

@@ -6,30 +6,39 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Final
+from pathlib import Path
+from typing import Any, Final
 
 import msgspec
 import redis
 
-from gateway.config import PredictionLogConfig
-from gateway.prediction_log.record import LoggedPrediction, decode
-from gateway.prediction_log.streams import EntryId
-from gateway.prediction_log.writer import LogStatistics, PredictionLog
+from gateway.prediction_log.counts import KindCounts, LogStatistics
+from gateway.prediction_log.log import PredictionLog
+from gateway.prediction_log.record import LoggedAudit, LoggedPrediction, decode_any
+from gateway.prediction_log.streams import EntryId, StreamKind
+from gateway.prediction_log_config import PredictionLogConfig, SpoolConfig
 from tests.support.records import make_record
 
 REPLICA: Final = "gw-1"
 KEY: Final = "pl:{digits}:gw-1"
 WAIT_S: Final = 15.0
+SPOOL: Final = SpoolConfig(segment_bytes=1 << 20, max_bytes=16 << 20, min_free_bytes=0)
 
 
-def log_settings(**changes: float) -> PredictionLogConfig:
-    """Return settings that write at once, but for these changes."""
-    return msgspec.structs.replace(PredictionLogConfig(linger_ms=1), **changes)
+def log_settings(**changes: Any) -> PredictionLogConfig:  # Any: fields of the settings
+    """Return settings that write at once into small segments, but for these changes."""
+    return msgspec.structs.replace(PredictionLogConfig(linger_ms=1, spool=SPOOL), **changes)
+
+
+def make_log(url: str, base: Path, *, replica: str = REPLICA, **changes: Any) -> PredictionLog:
+    """Return a log with `log_settings`, whose spool is under `base`."""
+    return PredictionLog(log_settings(**changes), url=url, replica=replica, base=base)
 
 
 def assert_exact(statistics: LogStatistics) -> None:
-    settled = statistics.written + sum(statistics.dropped.values())
-    assert statistics.offered == settled + statistics.buffered, statistics
+    """Assert that no record is lost or counted twice, of any name and kind."""
+    for at, counts in statistics.kinds.items():
+        assert counts.difference == 0, (at, counts)
 
 
 @dataclass
@@ -53,13 +62,13 @@ class Watched:
                 await asyncio.sleep(0.002)
         return statistics
 
-    async def until_written(self, count: int) -> LogStatistics:
-        """Wait until so many records are written."""
-        return await self.until(lambda s: s.written >= count)
+    async def until_shipped(self, count: int) -> LogStatistics:
+        """Wait until Redis has so many records."""
+        return await self.until(lambda s: s.total.shipped >= count)
 
     async def until_settled(self) -> LogStatistics:
-        """Wait until nothing is buffered."""
-        return await self.until(lambda s: s.buffered == 0)
+        """Wait until nothing is spooled."""
+        return await self.until(lambda s: s.total.spooled == 0)
 
     async def _watch(self) -> None:
         while True:
@@ -72,8 +81,8 @@ class Watched:
 async def watched(log: PredictionLog, *, close_s: float = WAIT_S) -> AsyncIterator[Watched]:
     """Start a log, watch its counters all the time, close it."""
     inside = Watched(log)
+    await log.start()
     watch = asyncio.create_task(inside._watch())
-    log.start()
     try:
         yield inside
     finally:
@@ -84,16 +93,29 @@ async def watched(log: PredictionLog, *, close_s: float = WAIT_S) -> AsyncIterat
         assert_exact(log.statistics())
 
 
+def live(statistics: LogStatistics, name: str = "digits") -> KindCounts:
+    """Return the counts of a name's live records."""
+    return statistics.kinds.get((name, StreamKind.LIVE), KindCounts())
+
+
 def entries(client: redis.Redis, key: str = KEY) -> list[tuple[EntryId, LoggedPrediction]]:
-    """Return a stream's entries, oldest first."""
+    """Return the predictions in a stream, oldest first."""
     found = []
     for entry_id, fields in client.xrange(key) or []:
         assert entry_id is not None
         assert fields is not None
         blob = fields[b"r"]
         assert isinstance(blob, bytes)
-        found.append((EntryId.parse(entry_id), decode(blob)))
+        logged = decode_any(blob)
+        if isinstance(logged, LoggedPrediction):
+            found.append((EntryId.parse(entry_id), logged))
     return found
+
+
+def audits(client: redis.Redis, key: str = KEY) -> list[LoggedAudit]:
+    """Return the audits in a stream, oldest first."""
+    found = (decode_any(fields[b"r"]) for _, fields in client.xrange(key) or [] if fields)
+    return [logged for logged in found if isinstance(logged, LoggedAudit)]
 
 
 def numbers(client: redis.Redis, key: str = KEY) -> list[int]:

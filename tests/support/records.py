@@ -10,6 +10,7 @@ from engines.tensors import Tensor
 from gateway.ids import uuid7
 from gateway.prediction_log.encoder import RecordEncoder
 from gateway.prediction_log.record import Origin, PredictionRecord
+from tests.support.capture import keeping
 
 STARTED_MS = 1_767_225_600_000
 ORIGIN_FIELDS = frozenset(Origin.__slots__)
@@ -58,6 +59,16 @@ def make_record(
     )
 
 
+def ordinary_record() -> PredictionRecord:
+    """Return a record of the kind that nearly all are: an answer out of a batch."""
+    record = make_record(3)
+    record.execution = Execution(1_000, 2_000, 3_000, 4, 1)
+    record.queue_us = 7
+    return record
+
+
 def encode(record: PredictionRecord, *, worker: str, seq: int, capture_max_bytes: int) -> bytes:
-    """Return the blob that a fresh encoder makes of a record."""
-    return RecordEncoder(worker=worker, capture_max_bytes=capture_max_bytes).encode(record, seq)
+    """Return the blob that a fresh encoder makes of a record; larger tensors are cut."""
+    blob = RecordEncoder(worker=worker, policy=keeping(capture_max_bytes)).encode(record, seq)
+    assert isinstance(blob, bytes)
+    return blob

@@ -20,8 +20,11 @@ from engines.instance import Instance
 from engines.served import ServedVersion, VersionState
 from engines.tensors import Tensor
 from gateway import ids
+from gateway.prediction_log.counts import LogStatistics
+from gateway.prediction_log.labels import LabelInput
 from gateway.prediction_log.record import PredictionRecord
-from gateway.prediction_log.writer import LogStatistics
+from gateway.prediction_log.spool.store import DropReason
+from gateway.request import InferRequest
 from gateway.shadowing import Mirrored, Shadows, ShadowStatistics
 from router.routes import Shadow
 from tests.support.batching import ECHO_INPUT, ECHO_OUTPUT, HANG_S, Gate, rows_of, until
@@ -99,10 +102,11 @@ class KeptRecords:
     def __init__(self) -> None:
         self.is_on = True
         self.records: list[PredictionRecord] = []
+        self.subject_of: Callable[[InferRequest], str] | None = None
         self.fault: Exception | None = None
         self.on_offer: Callable[[], None] = lambda: None
 
-    def start(self) -> None:
+    async def start(self) -> None:
         """Do nothing."""
 
     def offer(self, record: PredictionRecord) -> None:
@@ -111,6 +115,14 @@ class KeptRecords:
         if self.fault is not None:
             raise self.fault
         self.records.append(record)
+
+    def commit(self, done: Callable[[DropReason | None], None]) -> None:
+        """Say that all is written."""
+        done(None)
+
+    def label(self, label: LabelInput) -> bool:
+        """Refuse it."""
+        return False
 
     def statistics(self) -> LogStatistics:
         """Return zeros."""

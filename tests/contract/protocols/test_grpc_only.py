@@ -224,6 +224,7 @@ def test_reflection_lists_the_services_and_describes_them(channel: grpc.Channel)
         )
     )
     names = {service.name for service in answers[0].list_services_response.service}
-    assert names == {SERVICE, "grpc.health.v1.Health", "grpc.reflection.v1alpha.ServerReflection"}
+    beside = {"grpc.health.v1.Health", "grpc.reflection.v1alpha.ServerReflection"}
+    assert names == {SERVICE, "sluice.v1.Feedback", *beside}
     files = answers[1].file_descriptor_response.file_descriptor_proto
     assert any(b"GRPCInferenceService" in file for file in files)

@@ -12,7 +12,8 @@ from typing import Any, Final
 import pytest
 
 from gateway import config as configuration
-from gateway.config import Config, ConfigError
+from gateway.config import Config
+from gateway.config_fields import ConfigError
 
 EVERYTHING: Final = """
 [server]

@@ -12,8 +12,9 @@ from prometheus_client.exposition import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
 from gateway.metrics import ROWS_BUCKETS, MetricsCollector
-from gateway.prediction_log.buffer import DropReason
-from gateway.prediction_log.writer import LogStatistics
+from gateway.prediction_log.counts import KindCounts, LogStatistics
+from gateway.prediction_log.spool.store import DropReason
+from gateway.prediction_log.streams import StreamKind
 from tests.support.desk import Desk, open_desk, request_of, route_of
 from tests.support.repositories import Shelf
 
@@ -52,8 +53,15 @@ def scraped(tmp_path: Path) -> dict[tuple[str, Labels], float]:
     shelf.add_fake("echo", "2")
     shelf.add_fake("broken", "1").write_text("no script")
     split = route_of("split", ("stable", "echo", "1", 100), ("canary", "echo", "2", 0))
+    counts = KindCounts(
+        answered=9, sampled_out=2, shipped=3, dropped={DropReason.DISK_FULL: 1}, spooled=3
+    )
     log = LogStatistics(
-        offered=9, written=5, dropped={DropReason.BUFFER_RECORDS: 1}, buffered=3, is_sink_up=True
+        kinds={("split", StreamKind.LIVE): counts},
+        spooled_bytes=99,
+        oldest_unshipped_s=1.5,
+        is_sink_up=True,
+        trimmed_unread={("split", StreamKind.LIVE): 4},
     )
 
     async def scenario() -> bytes:
@@ -80,6 +88,7 @@ def scraped(tmp_path: Path) -> dict[tuple[str, Labels], float]:
 def test_everything_is_written_out_and_adds_up(tmp_path: Path) -> None:
     found = scraped(tmp_path)
     stable = {"route": "split", "variant": "stable", "model": "echo", "version": "1"}
+    log = {"name": "split", "kind": "live"}
     nowhere = dict.fromkeys(stable, "")
     expected = {
         ("sluice_build_info", labels(version="9.9")): 1.0,
@@ -100,10 +109,14 @@ def test_everything_is_written_out_and_adds_up(tmp_path: Path) -> None:
         ("sluice_busy_instances", labels(model="echo", version="1")): 0.0,
         ("sluice_instances", labels(model="echo", version="1")): 1.0,
         ("sluice_queue_refused_total", labels(model="echo", version="1")): 0.0,
-        ("sluice_log_records_total", labels(result="accepted", reason="")): 9.0,
-        ("sluice_log_records_total", labels(result="written", reason="")): 5.0,
-        ("sluice_log_records_total", labels(result="dropped", reason="buffer_records")): 1.0,
-        ("sluice_log_buffered_records", ()): 3.0,
+        ("sluice_log_records_total", labels(**log, result="answered", reason="")): 9.0,
+        ("sluice_log_records_total", labels(**log, result="sampled_out", reason="")): 2.0,
+        ("sluice_log_records_total", labels(**log, result="shipped", reason="")): 3.0,
+        ("sluice_log_records_total", labels(**log, result="dropped", reason="disk_full")): 1.0,
+        ("sluice_log_spooled_records", labels(**log)): 3.0,
+        ("sluice_log_spool_bytes", ()): 99.0,
+        ("sluice_log_ship_lag_seconds", ()): 1.5,
+        ("sluice_log_trimmed_unread_total", labels(**log)): 4.0,
         ("sluice_log_sink_up", ()): 1.0,
     }
     assert {key: found.get(key) for key in expected} == expected

@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import json
 import struct
+import tempfile
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import redis
@@ -16,10 +18,11 @@ from gateway.cli.main import run
 from gateway.demo.redis_server import RedisServer
 from gateway.ids import as_text, uuid7
 from gateway.prediction_log import reader
-from gateway.prediction_log.buffer import DropReason
+from gateway.prediction_log.counts import LogStatistics
+from gateway.prediction_log.reader import following
 from gateway.prediction_log.record import PredictionRecord
+from gateway.prediction_log.spool.store import DropReason
 from gateway.prediction_log.streams import NAMES_KEY
-from gateway.prediction_log.writer import LogStatistics, PredictionLog
 from gateway.shadowing import ShadowDrop, Shadows
 from tests.support.batching import until
 from tests.support.prediction_log import (
@@ -28,7 +31,7 @@ from tests.support.prediction_log import (
     Watched,
     assert_exact,
     entries,
-    log_settings,
+    make_log,
     numbers,
     watched,
 )
@@ -83,22 +86,23 @@ def offer_pairs(running: Watched, count: int, *, name: str = "digits") -> None:
 
 
 def write_pairs(server: RedisServer, count: int, *, replica: str = REPLICA) -> LogStatistics:
-    async def scenario() -> LogStatistics:
-        log = PredictionLog(log_settings(batch_records=16), url=server.url, replica=replica)
+    async def scenario(base: Path) -> LogStatistics:
+        log = make_log(server.url, base, replica=replica, batch_records=16)
         async with watched(log) as running:
             offer_pairs(running, count)
             offer_pairs(running, 2, name="faces")
             await running.until_settled()
             return log.statistics()
 
-    return asyncio.run(scenario())
+    with tempfile.TemporaryDirectory() as folder:
+        return asyncio.run(scenario(Path(folder)))
 
 
 def test_shadow_records_stand_in_a_stream_of_their_own_and_are_counted_with_the_live_ones(
     server: RedisServer, client: redis.Redis
 ) -> None:
     statistics = write_pairs(server, 100)
-    assert statistics.offered == statistics.written == 153
+    assert statistics.total.answered == statistics.total.shipped == 153
     assert numbers(client) == list(range(1, 101))
     assert numbers(client, SHADOW_KEY) == list(range(2, 101, 2))
     assert not any(prediction.is_shadow for _, prediction in entries(client))
@@ -139,8 +143,8 @@ def test_a_shadow_record_joins_its_live_twin_by_id(
 def test_a_reader_of_the_live_log_never_meets_a_shadow_and_the_other_way_round(
     server: RedisServer, client: redis.Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(reader, "BLOCK_MS", 20)
-    following = [
+    monkeypatch.setattr(following, "BLOCK_MS", 20)
+    coming_records = [
         reader.tail(client, names=None, from_start=False, follow=True, count=3, shadows=shadows)
         for shadows in (False, True)
     ]
@@ -165,7 +169,7 @@ def test_a_reader_of_the_live_log_never_meets_a_shadow_and_the_other_way_round(
             )
             assert len(found) == each
             assert {prediction.is_shadow for prediction in found} == {shadows}
-    assert [{p.is_shadow for p in coming} for coming in following] == [{False}, {True}]
+    assert [{p.is_shadow for p in coming} for coming in coming_records] == [{False}, {True}]
 
 
 def test_a_stream_of_shadows_that_redis_refuses_costs_the_live_records_nothing(
@@ -174,7 +178,7 @@ def test_a_stream_of_shadows_that_redis_refuses_costs_the_live_records_nothing(
     client.set(SHADOW_KEY, "no stream")
     statistics = write_pairs(server, 40)
     assert_exact(statistics)
-    assert statistics.dropped[DropReason.REFUSED] == 20
+    assert statistics.total.dropped[DropReason.REFUSED] == 20
     assert numbers(client) == list(range(1, 41))
 
 
@@ -206,12 +210,12 @@ def test_the_command_line_shows_live_or_shadow_records(
 
 
 def test_shadows_and_log_together_count_to_the_unit(
-    server: RedisServer, client: redis.Redis
+    server: RedisServer, client: redis.Redis, tmp_path: Path
 ) -> None:
     """Real lanes over a real log: what is sent or failed is what stands in the shadow stream."""
 
     async def scenario() -> tuple[int, int]:
-        log = PredictionLog(log_settings(), url=server.url, replica=REPLICA)
+        log = make_log(server.url, tmp_path)
         copies = Copies()
         async with watched(log) as running:
             shadows = Shadows(load_copy=copies.load, log=log)

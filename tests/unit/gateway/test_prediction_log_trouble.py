@@ -10,11 +10,11 @@ from collections.abc import Iterator
 
 import pytest
 import redis
+from gateway.prediction_log.buffer import DropReason
+from gateway.prediction_log.writer import LogStatistics, PredictionLog
 
 from gateway.demo.redis_server import RedisServer
-from gateway.prediction_log.buffer import DropReason
 from gateway.prediction_log.streams import NAMES_KEY, EntryId
-from gateway.prediction_log.writer import LogStatistics, PredictionLog
 from tests.support.prediction_log import (
     KEY,
     REPLICA,

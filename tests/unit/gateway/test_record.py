@@ -164,6 +164,7 @@ def test_the_envelope_has_the_short_keys_of_the_schema() -> None:
         "pp": 0.1,
         "rsn": "slot",
         "tt": 1234,
+        "tq": 0,
         "in": {"x": ["FP32", [1, 2], struct.pack("<2f", 3, 0.5)]},
         "out": {"y": ["INT64", [1], struct.pack("<q", 3)]},
     }
@@ -177,7 +178,7 @@ def test_a_shadow_s_record_says_so_and_whom_it_copies() -> None:
     assert document_of(record) == live | {"prid": bytes(range(16)), "sh": True}
 
 
-def test_what_is_empty_takes_no_bytes() -> None:
+def test_what_is_empty_takes_no_bytes_but_the_two_times_that_all_records_have() -> None:
     # Computed, so that they equal the defaults without being the same objects.
     record = record_of(
         rid=bytes(16),
@@ -189,14 +190,25 @@ def test_what_is_empty_takes_no_bytes() -> None:
         artefact=b"x"[:0],
         revision=int("0"),
     )
-    assert set(document_of(record)) == {"v", "rid", "ts", "n", "st", "w", "sp", "wk", "seq"}
+    expected = {"v", "rid", "ts", "n", "st", "w", "sp", "wk", "seq", "tt", "tq"}
+    assert set(document_of(record)) == expected
 
 
-def test_an_error_is_marked_as_kept_because_it_is_one() -> None:
+def test_weight_and_reason_of_the_sampling_are_those_of_the_record() -> None:
     record = make_record()
-    record.status = 429
-    record.error = "QueueFull"
-    assert document_of(record)["sp"] == "error"
+    record.weight, record.sampled_as = 12.5, "slow"
+    document = document_of(record)
+    assert (document["w"], document["sp"]) == (12.5, "slow")
+    logged = decode(encode(record, worker="w", seq=1, capture_max_bytes=PLENTY))
+    assert (logged.weight, logged.sampled_as) == (12.5, "slow")
+
+
+def test_of_a_subject_only_the_tag_is_written() -> None:
+    record = make_record()
+    record.subject = "Ada Lovelace, London"
+    blob = encode(record, worker="w", seq=1, capture_max_bytes=PLENTY)
+    assert decode(blob).subject == b"Ada Lovelace, Lo"  # the tests' tag: 16 bytes of it
+    assert b"London" not in blob
 
 
 def test_a_cut_tensor_says_so_in_the_envelope() -> None:

@@ -7,12 +7,12 @@ from collections.abc import Iterator, Sequence
 
 import pytest
 import redis
+from gateway.prediction_log.buffer import DropReason
+from gateway.prediction_log.writer import LogStatistics, PredictionLog
 
 from gateway.demo.redis_server import RedisServer
-from gateway.prediction_log.buffer import DropReason
 from gateway.prediction_log.sink import MAX_ID_PART, Appended, RedisSink, SinkRefused
 from gateway.prediction_log.streams import EntryId
-from gateway.prediction_log.writer import LogStatistics, PredictionLog
 from tests.support.prediction_log import KEY, REPLICA, log_settings, numbers, watched
 from tests.support.redis import redis_binaries, running_redis
 

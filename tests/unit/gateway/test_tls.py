@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from gateway.config import ConfigError, TlsConfig
+from gateway.config import TlsConfig
+from gateway.config_fields import ConfigError
 from gateway.tls import server_context
 from tests.support.certificates import Certificates, encrypt_key, issue
 

@@ -8,7 +8,7 @@ import gc
 
 import pytest
 
-from gateway.route_control.ending import end
+from gateway.ending import end
 from gateway.route_control.redis_hints import RedisChangeHints
 from tests.support.batching import HANG_S
 from tests.support.redis import running_redis

@@ -1,0 +1,95 @@
+"""What is to be done at certain moments of shipping: erasures, subjects' keys, names of columns.
+
+Knows privacy, erasure and the shipper's hooks; knows no record. One per log; close it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from pathlib import Path
+
+import redis.asyncio
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+
+from gateway.prediction_log.capture.policy import Policies
+from gateway.prediction_log.erasure.watch import Erasures
+from gateway.prediction_log.privacy.key_store import KeyStore
+from gateway.prediction_log.privacy.tap import Privacy
+from gateway.prediction_log.shipping.hooks import Hooks
+from gateway.prediction_log.spool.store import Store
+from gateway.prediction_log_config import PredictionLogConfig
+
+
+class Duties:
+    """Made when the store is open.
+
+    Args:
+        config: of the log.
+        url: of the Redis that the log is shipped to.
+        privacy: the keys in use.
+        policies: the names of columns.
+    """
+
+    def __init__(
+        self, config: PredictionLogConfig, *, url: str, privacy: Privacy, policies: Policies
+    ) -> None:
+        self._privacy = privacy
+        self._policies = policies
+        self._client = redis.asyncio.Redis.from_url(
+            url,
+            decode_responses=False,
+            protocol=2,
+            retry=Retry(NoBackoff(), 0),
+            socket_connect_timeout=config.timeout_s,
+            socket_timeout=config.timeout_s,
+        )
+        self._keys: KeyStore | None = None
+        if config.privacy.master_key_file:
+            self._keys = KeyStore(config.privacy.keys_url or url, timeout_s=config.timeout_s)
+        self._erasures: Erasures | None = None
+
+    def hooks(
+        self,
+        *,
+        replica: str,
+        store: Store,
+        settle: Callable[[], Awaitable[None]],
+        references: Path,
+    ) -> Hooks:
+        """Return what the shipper is to call."""
+        self._erasures = Erasures(
+            self._client,
+            replica=replica,
+            store=store,
+            on_forget=self._privacy.forget,
+            settle=settle,
+            references=references,
+        )
+        return Hooks(
+            on_connected=self._connected,
+            on_key=self._key if self._keys is not None else None,
+            on_tick=self._erasures.apply,
+            schemas=self._schemas,
+        )
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._client.aclose()
+        if self._keys is not None:
+            await self._keys.close()
+
+    async def _connected(self) -> None:
+        """Before anything is shipped: what was erased goes, and the keys in use are there."""
+        if self._erasures is not None:
+            await self._erasures.apply()
+        if self._keys is not None:
+            await self._keys.put(self._privacy.key_blobs())
+
+    async def _key(self, blob: bytes) -> None:
+        if self._keys is not None:
+            await self._keys.put([blob])
+
+    def _schemas(self, name: str) -> Mapping[bytes, bytes]:
+        policy = self._policies.of(name)
+        return {policy.columns_digest: policy.columns_json} if policy.columns_digest else {}
