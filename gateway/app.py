@@ -172,14 +172,7 @@ class App:
         self._poll: asyncio.Task[None] | None = None
         self._root = root
         self._overrides_ignored = directory.overrides_ignored
-        self.feedback = Feedback(
-            config=config.prediction_log.feedback,
-            log=self.log,
-            lifecycle=self.lifecycle,
-            knows=directory.knows,
-            principals=self.principals,
-        )
-        self._make_services()
+        self._make_services(directory)
         self._front_door = self._make_front_door(base) if has_front_door else None
         self._make_listeners()
 
@@ -200,8 +193,15 @@ class App:
         self.accounts.metrics.observe_batch(served, report)
         self.pipeline.release()
 
-    def _make_services(self) -> None:
+    def _make_services(self, directory: Directory) -> None:
         """Make what answers on the predict listeners, wherever those are."""
+        self.feedback = Feedback(
+            config=self.config.prediction_log.feedback,
+            log=self.log,
+            lifecycle=self.lifecycle,
+            knows=directory.knows,
+            principals=self.principals,
+        )
         allowed = self.config.models.control == "explicit"
         control = RepositoryControl(self.catalog, is_allowed=allowed)
         self.service = InferenceService(

@@ -52,11 +52,11 @@ def add_parser(commands: Commands) -> None:
         shown = f"{help_text}; default: {default:g}"
         rule.add_argument(f"--{name}", type=kind, default=default, metavar="X", help=shown)
     _add_follow(drift)
-    shown = drift.add_argument_group("output")
-    shown.add_argument("--html", type=Path, metavar="FILE", help="write a page with plots")
-    shown.add_argument("--json", action="store_true", help="print one JSON object per window")
-    shown.add_argument("--evidently", type=Path, metavar="FILE", help="write Evidently's page too")
-    shown.add_argument(
+    output = drift.add_argument_group("output")
+    output.add_argument("--html", type=Path, metavar="FILE", help="write a page with plots")
+    output.add_argument("--json", action="store_true", help="print one JSON object per window")
+    output.add_argument("--evidently", type=Path, metavar="FILE", help="write Evidently's page too")
+    output.add_argument(
         "--evidently-python",
         type=Path,
         metavar="PYTHON",

@@ -287,13 +287,13 @@ def _watch(
             if shown is not None:
                 state = shown.verdict.is_judged, shown.verdict.kinds
                 measured.judged(shown, time.time())
-                measured.read(*follower.counts)
                 if arguments.json or state != last:
                     _show(arguments, shown)
                 else:
                     _write_page(arguments.html, shown)
                 last = state
                 follower.settle()
+                measured.read(*follower.counts)
             is_away = False
         except (redis.ConnectionError, redis.TimeoutError) as exc:
             if not is_away:

@@ -13,6 +13,7 @@ from gateway import logs, tls
 from gateway.config import Config
 from gateway.config_fields import ConfigError
 from gateway.event_loop import run_loop
+from gateway.prediction_log.privacy.tap import Privacy
 from gateway.prediction_log.spool.lock import SpoolInUse
 from gateway.route_control.file_store import StoreLocked
 from gateway.sockets import AddressInUse
@@ -27,6 +28,7 @@ def read(path: Path) -> tuple[Config, Path]:
     config = configuration.load(path, os.environ)
     if config.server.tls is not None:
         tls.server_context(config.server.tls, path.parent, ())
+    Privacy.build(config.prediction_log, path.parent, on_new_key=lambda *_: None)
     return config, configuration.check_targets(config, path.parent)
 
 

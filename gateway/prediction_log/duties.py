@@ -5,8 +5,10 @@ Knows privacy, erasure and the shipper's hooks; knows no record. One per log; cl
 
 from __future__ import annotations
 
+import time
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
+from typing import Final
 
 import redis.asyncio
 from redis.asyncio.retry import Retry
@@ -14,11 +16,13 @@ from redis.backoff import NoBackoff
 
 from gateway.prediction_log.capture.policy import Policies
 from gateway.prediction_log.erasure.watch import Erasures
-from gateway.prediction_log.privacy.key_store import KeyStore
+from gateway.prediction_log.privacy.key_store import KeyStore, needed_from_ms
 from gateway.prediction_log.privacy.tap import Privacy
 from gateway.prediction_log.shipping.hooks import Hooks
 from gateway.prediction_log.spool.store import Store
 from gateway.prediction_log_config import PredictionLogConfig
+
+PRUNE_S: Final = 3_600.0
 
 
 class Duties:
@@ -48,6 +52,8 @@ class Duties:
         if config.privacy.master_key_file:
             self._keys = KeyStore(config.privacy.keys_url or url, timeout_s=config.timeout_s)
         self._erasures: Erasures | None = None
+        self._retention = config.retention
+        self._prune_at_s = 0.0
 
     def hooks(
         self,
@@ -69,7 +75,7 @@ class Duties:
         return Hooks(
             on_connected=self._connected,
             on_key=self._key if self._keys is not None else None,
-            on_tick=self._erasures.apply,
+            on_tick=self._tick,
             schemas=self._schemas,
         )
 
@@ -85,6 +91,17 @@ class Duties:
             await self._erasures.apply()
         if self._keys is not None:
             await self._keys.put(self._privacy.key_blobs())
+
+    async def _tick(self) -> None:
+        """Every two seconds: erasures; once an hour: keys that no record can need any more go."""
+        if self._erasures is not None:
+            await self._erasures.apply()
+        now_s = time.monotonic()
+        if self._keys is not None and now_s >= self._prune_at_s:
+            self._prune_at_s = now_s + PRUNE_S
+            needed_ms = needed_from_ms(self._retention, time.time_ns() // 1_000_000)
+            if needed_ms > 0:
+                await self._keys.prune(needed_ms)
 
     async def _key(self, blob: bytes) -> None:
         if self._keys is not None:

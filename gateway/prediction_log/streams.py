@@ -1,4 +1,4 @@
-"""Where entries stand: the keys of streams, entry ids, and what one writer knows of one stream.
+"""Where entries stand: the keys of streams, and entry ids.
 
 A name has streams of several kinds per replica, each kind found through a set of its own.
 
@@ -7,7 +7,6 @@ Pure: knows no Redis, no event loop and no clock; the wall time is handed in.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final, NamedTuple
 
@@ -80,40 +79,3 @@ def erased_key(name: str) -> str:
 
 def _infix(kind: StreamKind) -> str:
     return "" if kind in (StreamKind.LIVE, StreamKind.AUDIT) else f"{kind}:"
-
-
-@dataclass(slots=True)
-class Stream:
-    """One stream as its one writer sees it. The ids that it gives only ever grow."""
-
-    name: str
-    key: str
-    is_shadow: bool = False
-    last: EntryId = BEFORE_ALL
-    """Greatest id given, or seen in Redis."""
-    confirmed: EntryId = BEFORE_ALL
-    """Greatest id that Redis confirmed: what it may not have less than later."""
-    synced_generation: int = 0
-    """Connection on which `last` was compared with Redis; 0: never, or to be done again."""
-    is_refused: bool = False
-    """The last batch was refused, which has been logged."""
-    has_collided: bool = False
-    """Another writer was met, which has been logged."""
-
-    def next_id(self, now_ms: int) -> EntryId:
-        """Give the next id; time that stands still or runs backwards only uses up sequences."""
-        last = self.last
-        self.last = EntryId(now_ms, 0) if now_ms > last.ms else EntryId(last.ms, last.seq + 1)
-        return self.last
-
-    def confirm(self, entry_id: EntryId) -> None:
-        """Note that Redis holds this id and all that were given before it."""
-        self.confirmed = max(self.confirmed, entry_id)
-
-    def sync(self, found: EntryId, generation: int) -> bool:
-        """Take in what Redis has, on a new connection; return whether it forgot entries."""
-        has_forgotten = found < self.confirmed
-        self.confirmed = min(self.confirmed, found)
-        self.last = max(self.last, found)
-        self.synced_generation = generation
-        return has_forgotten

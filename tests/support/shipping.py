@@ -207,3 +207,10 @@ def standing(client: redis.Redis, key: str = KEY) -> list[tuple[EntryId, bytes]]
 def numbers(client: redis.Redis, key: str = KEY) -> list[int]:
     """Return the numbers of the records in a stream, in their order."""
     return [int(blob[1:]) for _, blob in standing(client, key)]
+
+
+def calls(client: redis.Redis, command: str) -> int:
+    """Return how often the server executed a command."""
+    statistics = client.info("commandstats").get(f"cmdstat_{command}", {"calls": 0})
+    assert isinstance(statistics, dict)
+    return int(statistics["calls"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -101,6 +102,7 @@ class Opened:
         self.directory = directory
         self.now_ms = now_ms
         self.outcomes: list[DropReason | None] = []
+        self._told = asyncio.Event()
         self.lost: list[Lost] = []
         self.spool.on_lost = self.lost.append
         self.live = self.spool.stream("digits", StreamKind.LIVE)
@@ -111,7 +113,19 @@ class Opened:
 
     def append(self, *groups: Group) -> None:
         """Append groups; `outcomes` tells how it went."""
-        self.spool.append(groups, self.now_ms, self.outcomes.append)
+        self.spool.append(groups, self.now_ms, self._note)
+
+    async def have_outcomes(self, count: int) -> list[DropReason | None]:
+        """Wait until so many appends were told how they went; return all."""
+        async with asyncio.timeout(10):
+            while len(self.outcomes) < count:
+                self._told.clear()
+                await self._told.wait()
+        return self.outcomes
+
+    def _note(self, reason: DropReason | None) -> None:
+        self.outcomes.append(reason)
+        self._told.set()
 
     def fill(self, count: int, size_bytes: int = 1_000, *, first: int = 0) -> None:
         """Append numbered records, one by one."""

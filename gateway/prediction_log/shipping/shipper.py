@@ -334,7 +334,7 @@ class Shipper:
             self._is_fenced = True
             self._reminder_due_s = now_s + FENCED_REMINDER_S
             fields = {
-                "name": exc.name,
+                "public_name": exc.name,
                 "other_silent_ms": exc.silent_ms,
                 "spooled_bytes": self._store.spooled_bytes,
             }

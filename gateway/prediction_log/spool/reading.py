@@ -76,55 +76,46 @@ Settled = Mapping[int, Position]
 """By stream: blocks before this are left out."""
 
 
-class SegmentReader:
-    """Reads segments; keeps the file of the last one open. One reader at a time."""
+def read_segment(segment: Segment, start: int, limits: Limits, settled: Settled) -> Found:
+    """Return blocks from an offset on. Raises FileNotFoundError if the segment is gone.
 
-    def __init__(self) -> None:
-        self._descriptor = -1
-        self._number = -1
-
-    def close(self) -> None:
-        """Close the file."""
-        if self._descriptor >= 0:
-            os.close(self._descriptor)
-        self._descriptor = self._number = -1
-
-    def read(self, segment: Segment, start: int, limits: Limits, settled: Settled) -> Found:
-        """Return blocks from an offset on. Raises FileNotFoundError if the segment is gone."""
-        if segment.number != self._number:
-            self.close()
-            self._descriptor = os.open(segment.path, os.O_RDONLY | os.O_CLOEXEC)
-            self._number = segment.number
-        found = Found(start)
+    The file is opened each time: a segment that is deleted must give its room back at once.
+    """
+    found = Found(start)
+    descriptor = os.open(segment.path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
         while found.next < segment.written and not found.blocks and not found.corrupt:
             at = found.next
-            if not self._take_intact(segment, found, limits, settled):
+            if not _take_intact(descriptor, segment, found, limits, settled):
                 return found
             if found.next == at:
                 _DamagedWalk(segment, found, limits, settled).run()
                 return found
-        return found
+    finally:
+        os.close(descriptor)
+    return found
 
-    def _take_intact(
-        self, segment: Segment, found: Found, limits: Limits, settled: Settled
-    ) -> bool:
-        """Take what is intact from a window; return whether there is room for more."""
-        base, end = found.next, segment.written
-        size = min(end - base, max(limits.max_bytes, _MIN_WINDOW_BYTES))
-        window = os.pread(self._descriptor, size, base)
-        header = header_at(window, 0, segment.salt)
-        if header is not None and size < header.block_bytes <= end - base:
-            window = os.pread(self._descriptor, header.block_bytes, base)
-        scanner = Scanner(window, segment=segment.number, salt=segment.salt, base=base)
-        for item in scanner.walk(base, base + len(window), is_partial=True):
-            if isinstance(item, Damage):
-                return True  # at found.next, which did not move past it
-            if _is_wanted(item, settled):
-                if found.is_full(item, limits):
-                    return False
-                found.take(item)
-            found.next = scanner.offset
-        return True
+
+def _take_intact(
+    descriptor: int, segment: Segment, found: Found, limits: Limits, settled: Settled
+) -> bool:
+    """Take what is intact from a window; return whether there is room for more."""
+    base, end = found.next, segment.written
+    size = min(end - base, max(limits.max_bytes, _MIN_WINDOW_BYTES))
+    window = os.pread(descriptor, size, base)
+    header = header_at(window, 0, segment.salt)
+    if header is not None and size < header.block_bytes <= end - base:
+        window = os.pread(descriptor, header.block_bytes, base)
+    scanner = Scanner(window, segment=segment.number, salt=segment.salt, base=base)
+    for item in scanner.walk(base, base + len(window), is_partial=True):
+        if isinstance(item, Damage):
+            return True  # at found.next, which did not move past it
+        if _is_wanted(item, settled):
+            if found.is_full(item, limits):
+                return False
+            found.take(item)
+        found.next = scanner.offset
+    return True
 
 
 def _is_wanted(block: Block, settled: Settled) -> bool:

@@ -32,7 +32,7 @@ from gateway.prediction_log.spool.erasing import Needles, erase_in
 from gateway.prediction_log.spool.layout import Layout, payloads_of
 from gateway.prediction_log.spool.lock import FolderLock, token_of
 from gateway.prediction_log.spool.offsets import Offsets, save
-from gateway.prediction_log.spool.reading import Limits, SegmentReader
+from gateway.prediction_log.spool.reading import Limits, read_segment
 from gateway.prediction_log.spool.room import reason_of
 from gateway.prediction_log.spool.segment import Segment
 from gateway.prediction_log.spool.store import Chunk, Done, DropReason, Group, Lost
@@ -80,7 +80,6 @@ class FileSpool:
             max_records=config.buffer_records,
             max_bytes=config.buffer_bytes,
         )
-        self._reader = SegmentReader()
         self._read_to: Position | None = None
         """Where the last read ended, until that is settled."""
         self._own_from = books.next_number
@@ -146,7 +145,7 @@ class FileSpool:
                 continue
             self._supply.in_hand = segment.number
             try:
-                found = self._reader.read(segment, start, limits, settled)
+                found = read_segment(segment, start, limits, settled)
             except FileNotFoundError:  # dropped meanwhile
                 continue
             self._books.met(found.damage)
@@ -221,7 +220,6 @@ class FileSpool:
         if current is not None and not current.first_ms:  # nobody wrote to it
             self._books.forget(current)
             current.remove()
-        self._reader.close()
         try:
             await asyncio.to_thread(partial(save, self._directory, self._offsets(), is_synced=True))
         finally:

@@ -10,6 +10,7 @@ import pytest
 from engines import errors as engine_errors
 from gateway import errors
 from gateway.errors import INTERNAL, INTERNAL_SENTENCE, STATUSES, Code, StatusTable
+from gateway.feedback import NotWritten
 from gateway.route_control.write import RevisionMismatch
 from gateway.workers import errors as worker_errors
 from router.faults import Fault, RouteError
@@ -37,6 +38,7 @@ EVERY_ERROR = (
     (errors.Draining(), 503, "UNAVAILABLE"),
     (errors.Starting(), 503, "UNAVAILABLE"),
     (errors.StoreUnavailable("gone"), 503, "UNAVAILABLE"),
+    (NotWritten(), 503, "UNAVAILABLE"),
     (engine_errors.VersionNotReady(model="m", why="loading"), 503, "UNAVAILABLE"),
     (engine_errors.ModelLoadError("broken file"), 503, "UNAVAILABLE"),
     (engine_errors.DeviceUnavailable("no cuda"), 503, "UNAVAILABLE"),

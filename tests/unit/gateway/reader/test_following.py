@@ -1,39 +1,21 @@
-"""Reading the prediction log back: order, what follows, what is found, what is shown."""
+"""Records one at a time: their order, what follows, what is found."""
 
 from __future__ import annotations
 
-import json
-import struct
 import threading
-from collections.abc import Iterator
-from dataclasses import replace
 
 import pytest
 import redis
 
-from engines.tensors import Tensor, encode_bytes
 from gateway.demo.redis_server import RedisServer
-from gateway.ids import as_text
 from gateway.prediction_log import reader
-from gateway.prediction_log.record import LoggedPrediction, PredictionRecord, decode
+from gateway.prediction_log.reader import entries, following
+from gateway.prediction_log.record import PredictionRecord
 from gateway.prediction_log.streams import NAMES_KEY, stream_key, streams_key
+from tests.support.log_streams import audit, prediction, put
 from tests.support.records import STARTED_MS, encode, make_record
-from tests.support.redis import running_redis
 
 pytestmark = pytest.mark.redis
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[RedisServer]:
-    with running_redis() as running:
-        yield running
-
-
-@pytest.fixture
-def client(server: RedisServer) -> Iterator[redis.Redis]:
-    with reader.connect(server.url) as connected:
-        connected.flushall()
-        yield connected
 
 
 def write(
@@ -51,10 +33,6 @@ def write(
     made = record or make_record(number, name=name)
     blob = encode(made, worker=replica, seq=number, capture_max_bytes=64)
     client.xadd(key, {"r": blob}, id=f"{STARTED_MS + number + 1}-0")
-
-
-def logged(record: PredictionRecord, *, capture_max_bytes: int = 64) -> LoggedPrediction:
-    return decode(encode(record, worker="a", seq=1, capture_max_bytes=capture_max_bytes))
 
 
 def read(
@@ -109,8 +87,8 @@ def test_following_begins_now_and_notices_new_streams(
 ) -> None:
     monkeypatch.setattr(following, "BLOCK_MS", 20)
     write(client, 1)
-    with redis.Redis.from_url(server.url, protocol=protocol) as following:
-        coming = reader.tail(following, names=None, from_start=False, follow=True, count=4)
+    with redis.Redis.from_url(server.url, protocol=protocol) as other:
+        coming = reader.tail(other, names=None, from_start=False, follow=True, count=4)
         write(client, 2)
         write(client, 3)
         assert [next(coming).cid, next(coming).cid] == ["2", "3"]
@@ -155,7 +133,7 @@ def test_entries_that_are_no_records_are_passed_over(
     client: redis.Redis, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(following, "BLOCK_MS", 20)
-    following = reader.tail(client, names=["digits"], from_start=True, follow=True, count=2)
+    coming = reader.tail(client, names=["digits"], from_start=True, follow=True, count=2)
     write(client, 1)
     key = stream_key("digits", "a")
     client.xadd(key, {"r": b"\x07nonsense"}, id=f"{STARTED_MS + 3}-0")
@@ -163,9 +141,18 @@ def test_entries_that_are_no_records_are_passed_over(
     write(client, 5)
     assert read(client) == ["1", "5"]
     assert read(client, from_start=False) == ["1", "5"]
-    assert [prediction.cid for prediction in following] == ["1", "5"]
+    assert [prediction.cid for prediction in coming] == ["1", "5"]
     assert "unknown codec tag 07" in caplog.records[0].__dict__["error"]
     assert reader.find(client, "digits", make_record(5).rid) is not None
+
+
+def test_audits_are_no_predictions_and_no_trouble(
+    client: redis.Redis, caplog: pytest.LogCaptureFixture
+) -> None:
+    put(client, [prediction(1), audit(2, 1), prediction(3)], replica="a")
+    assert read(client) == ["c1", "c3"]
+    assert read(client, from_start=False, count=2) == ["c1", "c3"]
+    assert not caplog.records
 
 
 def test_a_record_is_found_by_its_request_id_in_whichever_replica_s_stream(
@@ -183,8 +170,9 @@ def test_a_record_is_found_by_its_request_id_in_whichever_replica_s_stream(
 
 
 def test_the_search_covers_what_an_outage_delayed_and_ends_where_it_must(
-    client: redis.Redis,
+    client: redis.Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(entries, "PAGE", 1)
     hour_ms = 3_600_000
     delayed = make_record(1)
     delayed.total_us = 1_000

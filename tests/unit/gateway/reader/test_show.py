@@ -4,22 +4,24 @@ from __future__ import annotations
 
 import json
 import struct
-import threading
-from collections.abc import Iterator
 from dataclasses import replace
 
-import pytest
-import redis
-
 from engines.tensors import Tensor, encode_bytes
-from gateway.demo.redis_server import RedisServer
 from gateway.ids import as_text
 from gateway.prediction_log import reader
-from gateway.prediction_log.record import LoggedPrediction, PredictionRecord, decode
-from gateway.prediction_log.streams import NAMES_KEY, stream_key, streams_key
-from tests.support.records import STARTED_MS, encode, make_record
-from tests.support.redis import running_redis
+from gateway.prediction_log.record import (
+    LoggedPrediction,
+    LoggedTensor,
+    PredictionRecord,
+    Reduced,
+    decode,
+)
+from tests.support.log_streams import prediction
+from tests.support.records import encode, make_record
 
+
+def logged(record: PredictionRecord, *, capture_max_bytes: int = 64) -> LoggedPrediction:
+    return decode(encode(record, worker="a", seq=1, capture_max_bytes=capture_max_bytes))
 
 
 def test_a_line_says_when_what_who_how_and_what_for() -> None:
@@ -78,6 +80,7 @@ def test_json_has_every_value_that_was_kept() -> None:
         "shape": [20],
         "is_whole": False,
         "values": list(range(16)),
+        "kept": "trunc",
     }
     assert inputs["odd"]["values"] == [1.5, None, None]
     assert inputs["half"]["values"] == [1.0, -2.0]
@@ -89,3 +92,26 @@ def test_a_tensor_that_contradicts_itself_spoils_only_its_own_place() -> None:
     record = make_record(inputs=(Tensor("x", "FP32", (2,), b"\0\0\0"),))
     assert "x FP32[2] (unreadable) -> y INT64[1] 1" in reader.render_line(logged(record))
     assert json.loads(reader.render_json(logged(record)))["inputs"]["x"]["values"] is None
+
+
+def test_what_stands_for_a_tensor_is_told_instead_of_values() -> None:
+    statistics = Reduced(kind="stat", statistics={"mean": 0.5}, digest=b"\xab" * 16)
+    inputs = {"x": LoggedTensor("FP32", (9,), statistics), "t": LoggedTensor("BYTES", (1,), None)}
+    record = prediction(1, inputs=inputs)
+    assert "x FP32[9] (stat), t BYTES[1] (redacted) -> " in reader.render_line(record)
+    told = json.loads(reader.render_json(record))["inputs"]
+    assert told["x"] == {
+        "datatype": "FP32",
+        "shape": [9],
+        "is_whole": False,
+        "values": None,
+        "statistics": {"mean": 0.5},
+        "digest": "ab" * 16,
+        "kept": "stat",
+    }
+    assert told["t"]["kept"] == "redacted"
+
+
+def test_subject_and_schema_are_hex_in_json() -> None:
+    told = json.loads(reader.render_json(prediction(1, subject=b"\x01\xff", columns=b"\xee")))
+    assert (told["subject"], told["columns"]) == ("01ff", "ee")

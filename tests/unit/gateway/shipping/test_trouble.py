@@ -15,13 +15,13 @@ import redis
 from gateway.demo.redis_server import RedisServer
 from gateway.prediction_log.spool.store import DropReason
 from gateway.prediction_log.streams import NAMES_KEY, EntryId, StreamKind
-from tests.support.prediction_log import calls
 from tests.support.redis import redis_binaries, running_redis
 from tests.support.shipping import (
     KEY,
     OWNER,
     START_MS,
     Setting,
+    calls,
     numbers,
     running,
     settings,

@@ -114,9 +114,7 @@ def test_block_waits_for_room_in_order_and_goes_on_when_there_is_some(tmp_path: 
         assert opened.spool.spooled(opened.live) == accepted
         for _ in range(3):
             opened.ship()
-        async with asyncio.timeout(5):
-            while len(opened.outcomes) < 300:
-                await asyncio.sleep(0.001)
+        await opened.have_outcomes(300)
         assert set(opened.outcomes) == {None}
         assert opened.numbers()[-1] == 299
         assert opened.spool.spooled(opened.live) == len(opened.numbers())
@@ -130,9 +128,7 @@ def test_block_gives_up_after_its_time_and_at_the_end(tmp_path: Path) -> None:
         config = config_of(spool=FOUR_SEGMENTS, on_full="block", block_max_ms=1)
         opened = Opened(tmp_path / "r", config)
         opened.fill(300)
-        async with asyncio.timeout(5):
-            while len(opened.outcomes) < 300:
-                await asyncio.sleep(0.001)
+        await opened.have_outcomes(300)
         accepted = opened.outcomes.count(None)
         assert opened.outcomes[accepted:] == [DropReason.BLOCK_TIMEOUT] * (300 - accepted)
         opened.fill(2)
