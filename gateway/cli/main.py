@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from gateway import __version__
+from gateway.cli import drift as drift_commands
 from gateway.cli import log as log_commands
 from gateway.cli import route as route_commands
 from gateway.cli import server as server_commands
@@ -47,20 +48,9 @@ def parser() -> argparse.ArgumentParser:
     for command in (serve, check):
         command.add_argument("--config", type=Path, default=DEFAULT_CONFIG, metavar="FILE")
 
-    log = commands.add_parser("log", help="read the prediction log")
-    readers = log.add_subparsers(dest="log_command", required=True, metavar="COMMAND")
-    tail = readers.add_parser("tail", help="print prediction records as they come")
-    tail.set_defaults(run=log_commands.tail)
-    tail.add_argument("name", nargs="*", help="routes or models; default: all")
-    tail.add_argument("--redis", metavar="URL", help="default: [redis] url of the configuration")
-    tail.add_argument("--config", type=Path, default=DEFAULT_CONFIG, metavar="FILE")
-    tail.add_argument("--from-start", action="store_true", help="begin with the oldest record")
-    tail.add_argument("--no-follow", action="store_true", help="stop at the end of the stream")
-    tail.add_argument("--count", type=int, metavar="N", help="stop after N records")
-    tail.add_argument("--shadows", action="store_true", help="what shadows answered, instead")
-    tail.add_argument("--json", action="store_true", help="one JSON object per line")
-
+    log_commands.add_parser(commands)
     route_commands.add_parser(commands)
+    drift_commands.add_parser(commands)
 
     demo = commands.add_parser("demo", help="train, serve and query a digit classifier")
     demo.set_defaults(run=server_commands.demo)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -53,6 +54,7 @@ class Duties:
             self._keys = KeyStore(config.privacy.keys_url or url, timeout_s=config.timeout_s)
         self._erasures: Erasures | None = None
         self._retention = config.retention
+        self._keeps_spool = config.durability != "memory"
         self._prune_at_s = 0.0
 
     def hooks(
@@ -80,7 +82,10 @@ class Duties:
         )
 
     async def close(self) -> None:
-        """Close the connections."""
+        """Say that we end, and close the connections."""
+        if self._erasures is not None:
+            with suppress(redis.RedisError, OSError):
+                await self._erasures.leave(keeps_spool=self._keeps_spool)
         await self._client.aclose()
         if self._keys is not None:
             await self._keys.close()

@@ -192,6 +192,19 @@ async def running(setting: Setting, *, close_s: float = WAIT_S) -> AsyncIterator
         await store.close()
 
 
+def beat(client: redis.Redis, key: str = OWNER) -> tuple[str, int]:
+    """Return whose a name is, and the time of the last sign of life."""
+    value = client.get(key)
+    token, _, at_ms = (value if isinstance(value, bytes) else b":0").decode().rpartition(":")
+    return token, int(at_ms)
+
+
+def group_read(client: redis.Redis, group: str, count: int) -> int:
+    """Have a group be given entries; return how many it was given."""
+    answer = cast("Any", client.xreadgroup(group, "c", {KEY: ">"}, count=count))
+    return sum(len(entries) for _, entries in answer or [])
+
+
 def standing(client: redis.Redis, key: str = KEY) -> list[tuple[EntryId, bytes]]:
     """Return what stands in a stream: ids and records."""
     found = []

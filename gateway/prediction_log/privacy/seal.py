@@ -29,6 +29,7 @@ import os
 import struct
 from collections import OrderedDict
 from collections.abc import Callable
+from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
 
@@ -141,8 +142,15 @@ class SubjectKeys:
         return [key.blob for key in self._keys.values()]
 
     def forget(self, tag: bytes) -> None:
-        """Drop a subject's key: what comes after an erasure gets a new one."""
-        self._keys.pop(tag, None)
+        """Drop a subject's key: what comes after an erasure gets a new one.
+
+        `tag` is the 16 bytes, or the SHA-256 of them, where nobody knows more any longer.
+        """
+        if len(tag) != sha256().digest_size:
+            self._keys.pop(tag, None)
+            return
+        for known in [known for known in self._keys if sha256(known).digest() == tag]:
+            del self._keys[known]
 
     def _make(self, tag: bytes, now_ms: int) -> SubjectKey:
         raw, key_id = os.urandom(KEY_BYTES), os.urandom(_KEY_ID_BYTES)

@@ -26,7 +26,7 @@ from gateway.prediction_log.shipping.capacity import history_per_s
 from gateway.prediction_log.shipping.fencing import Claim, Fenced, Outcome, Producer
 from gateway.prediction_log.shipping.hooks import Hooks, ShipBooks, run_hook
 from gateway.prediction_log.shipping.outlets import Outlet, Outlets
-from gateway.prediction_log.shipping.pieces import Piece, pieces
+from gateway.prediction_log.shipping.pieces import NOTHING, Piece, pieces
 from gateway.prediction_log.shipping.retention import Retention
 from gateway.prediction_log.shipping.scripts import MAX_ID_PART
 from gateway.prediction_log.shipping.sink import Appended, RedisSink, SinkDown, SinkRefused
@@ -130,7 +130,7 @@ class Delivery:
         """
         outlet.contact_s = asyncio.get_running_loop().time()
         try:
-            await self._send(outlet, b"", 0, is_exact=True)
+            await self._send(outlet, NOTHING, is_exact=True)
         except SinkRefused as exc:
             self._note_refused(outlet, exc)
 
@@ -151,7 +151,7 @@ class Delivery:
             processed = 0
             if refusal is None:
                 try:
-                    answer = await self._send(outlet, piece.data, piece.records)
+                    answer = await self._send(outlet, piece)
                 except SinkRefused as exc:
                     refusal = exc
                 else:
@@ -166,9 +166,7 @@ class Delivery:
         else:
             self._note_refused(outlet, refusal)
 
-    async def _send(
-        self, outlet: Outlet, data: bytes, records: int, *, is_exact: bool = False
-    ) -> Appended:
+    async def _send(self, outlet: Outlet, piece: Piece, *, is_exact: bool = False) -> Appended:
         """Call the script, as often as the stream has to be claimed and looked at first."""
         while True:
             if outlet.synced_generation != self._sink.generation:
@@ -178,22 +176,22 @@ class Delivery:
             )
             began_s = time.perf_counter()
             answer = await self._sink.append(
-                outlet.target, data, expected=outlet.confirmed, trim=trim
+                outlet.target, piece.data, expected=outlet.confirmed, trim=trim
             )
             outlet.contact_s = asyncio.get_running_loop().time()
             if isinstance(answer, Appended):
-                self._count(outlet, answer, len(data), time.perf_counter() - began_s)
+                self._count(outlet, answer, piece, time.perf_counter() - began_s)
                 return answer
             # It is another's, or Redis forgot: the claim says which, and where the stream ends.
             outlet.synced_generation = 0
 
-    def _count(self, outlet: Outlet, answer: Appended, size: int, seconds: float) -> None:
+    def _count(self, outlet: Outlet, answer: Appended, piece: Piece, seconds: float) -> None:
         counts = self.counts
-        if size:
+        if piece.parts:
             counts.batches += 1
             counts.batch_s += seconds
-            outlet.records += answer.processed
-            outlet.record_bytes += size
+            outlet.records += piece.records
+            outlet.record_bytes += piece.record_bytes
         counts.duplicates += answer.doubled
         counts.trimmed += answer.removed
         outlet.trimmed_unread += answer.unread

@@ -14,6 +14,8 @@ BEHIND_MS: Final = 1_000
 """Records that waited for this long are a backlog."""
 FLOOR_PER_S: Final = 10_000.0
 _WINDOW_S: Final = 1.0
+_BURST_S: Final = 0.1
+"""What was not sent in time is made up for, up to this much of it."""
 _NEWEST: Final = 0.3
 """Weight of the latest window in the rate that is kept."""
 
@@ -49,5 +51,5 @@ class Pace:
             self._next_s = now_s
             return 0.0
         per_s = max(FLOOR_PER_S, self._factor * self.incoming_per_s)
-        self._next_s = max(self._next_s, now_s - _WINDOW_S) + records / per_s
+        self._next_s = max(self._next_s, now_s - _BURST_S) + records / per_s
         return max(0.0, self._next_s - now_s)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Final, NamedTuple
 
-from gateway.prediction_log.spool.block import Block, make_block
+from gateway.prediction_log.spool.block import HEADER_BYTES, Block, make_block
 from gateway.prediction_log.streams import EntryId
 
 LIMIT_BYTES: Final = 4 << 20
@@ -17,6 +17,7 @@ LIMIT_BYTES: Final = 4 << 20
 MAX_RECORD_BYTES: Final = 16 << 20
 """Largest record. Redis breaks the connection of whoever sends more than its proto-max-bulk-len
 (512 MiB, often less), and such a record would be sent again for ever."""
+_LENGTH_BYTES: Final = 4
 _ROOM_BYTES: Final = 1_024
 """For what stands around a record in an argument."""
 
@@ -41,6 +42,11 @@ class Piece(NamedTuple):
         """How many there are."""
         return sum(part.records for part in self.parts)
 
+    @property
+    def record_bytes(self) -> int:
+        """Size of the records alone."""
+        return len(self.data) - HEADER_BYTES * len(self.parts) - _LENGTH_BYTES * self.records
+
     def locate(self, index: int) -> tuple[Block, int]:
         """Return the block of a record, and the record's number in it."""
         for part in self.parts:
@@ -48,6 +54,10 @@ class Piece(NamedTuple):
                 return part.block, part.begin + index
             index -= part.records
         raise IndexError(index)
+
+
+NOTHING: Final = Piece(b"", [])
+"""A call that sends no record."""
 
 
 def pieces(blocks: Sequence[Block], max_bulk_bytes: int) -> Iterator[Piece]:
@@ -83,7 +93,7 @@ def _taken_apart(block: Block, limit_bytes: int, record_limit_bytes: int) -> Ite
         if number > begin and (is_oversize or size + len(blob) > limit_bytes):
             yield _some(block, blobs, begin, number)
             begin, size = number, 0
-        size += len(blob) + 4
+        size += len(blob) + _LENGTH_BYTES
         if is_oversize:
             yield Piece(b"", [Part(block, number, 1)], is_oversize=True)
             begin, size = number + 1, 0

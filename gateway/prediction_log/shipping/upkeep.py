@@ -153,7 +153,7 @@ class Upkeep:
 
 
 def _load(outlet: Outlet, elapsed_s: float) -> Load:
-    own_per_s = outlet.records / elapsed_s
-    is_new = elapsed_s < MEMORY_S and outlet.history_per_s
-    per_s = outlet.history_per_s if is_new else own_per_s
-    return Load(outlet.kind, per_s, outlet.mean_bytes)
+    """Return what comes into a stream: what came before, until there is a minute of our own."""
+    if elapsed_s < MEMORY_S and outlet.history_per_s:
+        return Load(outlet.kind, outlet.history_per_s, float(outlet.history_bytes))
+    return Load(outlet.kind, outlet.records / elapsed_s, outlet.mean_bytes)

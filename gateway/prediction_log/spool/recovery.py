@@ -113,7 +113,7 @@ class Scan:
         return [
             (INTENT_REF | at.segment << 32 | at.offset, stream, blobs)
             for at, stream, blobs in self._intents.values()
-            if stream in self.streams.names
+            if blobs and stream in self.streams.names
         ]
 
     def _walk(self, segment: Segment) -> None:

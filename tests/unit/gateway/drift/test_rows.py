@@ -39,7 +39,8 @@ def test_rows_of_errors_are_not_judged_and_a_request_counts_once() -> None:
     found = rows.error_rate(table)
     assert found is not None
     rate, errors, requests = found
-    assert (rate.share, errors, requests) == (pytest.approx(2 / 3), 2, 3)
+    assert (errors, requests) == (2, 3)
+    assert rate.share == pytest.approx(2 / 3)
     assert rows.error_rate({"in.x": np.zeros(2)}) is None
 
 

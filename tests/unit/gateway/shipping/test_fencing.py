@@ -19,6 +19,7 @@ from tests.support.shipping import (
     OWNER,
     START_MS,
     Setting,
+    beat,
     numbers,
     running,
     settings,
@@ -54,7 +55,7 @@ def quick_retries(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def owner(client: redis.Redis) -> str:
-    return (client.get(OWNER) or b"").rpartition(b":")[0].decode()
+    return beat(client)[0]
 
 
 def test_the_second_gateway_of_a_name_does_not_ship_and_says_so(

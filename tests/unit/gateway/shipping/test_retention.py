@@ -23,7 +23,16 @@ from gateway.prediction_log.streams import (
 )
 from gateway.prediction_log_config import RetentionConfig
 from tests.support.redis import redis_binaries, running_redis
-from tests.support.shipping import KEY, OWNER, START_MS, Setting, running, settings, standing
+from tests.support.shipping import (
+    KEY,
+    OWNER,
+    START_MS,
+    Setting,
+    group_read,
+    running,
+    settings,
+    standing,
+)
 
 TARGET = Target(KEY, OWNER, "t")
 
@@ -151,7 +160,7 @@ def test_what_groups_missed_is_counted_to_the_unit(
         for group in groups:
             if draw.random() < 0.6:
                 wanted = draw.choice([1, 10, 150])
-                client.xreadgroup(group, "c", {KEY: ">"}, count=wanted)
+                group_read(client, group, wanted)
         before = times(client)
         for ms in draw.sample(before, min(3, len(before))):
             client.xdel(KEY, f"{ms}-0")
@@ -215,11 +224,9 @@ def test_a_slow_consumer_s_misses_are_in_the_statistics(
             for _ in range(20):
                 rig.offer(100)
                 await rig.until_shipped()
-                for _, found in client.xreadgroup("slow", "c", {KEY: ">"}, count=30) or []:
-                    read += len(found)
-            unread = len(client.xrange(KEY)) and rig.statistics.trimmed_unread
-            missed = dict(unread or {})[("digits", StreamKind.LIVE)]
-            waiting = sum(1 for _, _ in client.xreadgroup("slow", "c", {KEY: ">"})[0][1])
+                read += group_read(client, "slow", 30)
+            missed = rig.statistics.trimmed_unread["digits", StreamKind.LIVE]
+            waiting = group_read(client, "slow", 10_000)
             assert missed > 0
             assert read + waiting + missed == 2_000
 

@@ -69,8 +69,8 @@ def test_damaged_bytes_are_zeroed_and_stay_counted(tmp_path: Path) -> None:
             opened = Opened(tmp_path / str(in_block))
             for number in range(4):
                 opened.add(blob_of(number, 200) + TAG)
+            flip(opened.segments[0], 0)  # the LIFE block holds no record
             for victim in (1, 3):
-                flip(opened.segments[0], 0)  # the LIFE block is no record
                 flip(opened.segments[0], opened_block(opened, victim) + in_block)
             count, _ = opened.spool.erase([TAG])
             assert count == 2
