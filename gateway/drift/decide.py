@@ -36,8 +36,8 @@ class Thresholds:
     """Most probability of any false alarm in a whole run."""
     psi: float = 0.2
     """A stability index from here on is large."""
-    wasserstein: float = 0.1
-    """So is a distance of this many standard deviations."""
+    wasserstein: float = 0.2
+    """So is a distance of this many standard deviations: what Cohen calls a small effect."""
     share: float = 0.0
     """Share of the features that must drift for data drift; 0: one does."""
     error_rise: float = 0.01

@@ -1,65 +1,60 @@
 """`python -m loadtests.micro.log_rates`: what a record costs the gateway, and how fast it is read.
 
 The prediction log alone (PredictionLog, with a spool in a temporary folder and a real Redis), in
-this process, without a gateway around it. For each durability, by turns:
+this process. For each durability, by turns:
 
   whole           records come in as fast as they are shipped: CPU per record until Redis has all
-  offer + commit  the same with Redis stopped (SIGSTOP), so that nothing is shipped
+  offer, commit   the same with Redis stopped (SIGSTOP), so that nothing is shipped
   shipping        Redis is continued, and takes what has piled up
 
 CPU is that of this process with all its threads; Redis' own is not counted, but it shares the
-cores. Records are made before the clock runs.
-
-Then a reader that starts late, in a process of its own, reads a million records into a frame. Some
-are deleted on purpose, and the report of the next reading has to name exactly these.
+cores. Then a reader that starts late: see log_reading.py.
 """
 
 from __future__ import annotations
 
 import argparse
-import asyncio
-import itertools
-import math
 import os
-import random
 import signal
 import statistics
 import sys
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from multiprocessing import get_context
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Final
 
 import msgspec
-import numpy as np
-import redis as redis_py
+import redis
 import uvloop
 
-from engines.batcher import Execution
-from engines.tensors import Tensor
 from gateway.demo.redis_server import INSTALL_HINT, RedisServer, find_redis
 from gateway.garbage import spare_the_collector
-from gateway.ids import new_id
-from gateway.prediction_log import reader
 from gateway.prediction_log.log import PredictionLog
-from gateway.prediction_log.reader.completeness import NOT_IN_STREAM
-from gateway.prediction_log.record import LoggedPrediction, Origin, PredictionRecord, decode_any
-from gateway.prediction_log.spool.store import DropReason
-from gateway.prediction_log.streams import stream_key
 from gateway.prediction_log_config import PredictionLogConfig, RetentionConfig
 from loadtests.bench import machine
 from loadtests.bench.machine import Setting
+from loadtests.micro import log_reading
+from loadtests.micro.log_load import (
+    BATCH,
+    CALLERS,
+    CLASSES,
+    FEATURES,
+    MOST_SPOOLED,
+    REPLICA,
+    Feed,
+    NotMeasured,
+    check,
+    emptied,
+)
+from loadtests.micro.log_reading import Reading
 
 RESULTS: Final = Path(__file__).parents[1] / "results" / "log-rates.json"
 ROUNDS: Final = 5
 RECORDS: Final = 200_000
 """Of one phase of one round."""
 READ: Final = 1_000_000
-DELETED: Final = 100
 LIMIT_US: Final = 5.0
 """Of the whole, with the default settings."""
 DEFAULT: Final = "process, loop"
@@ -69,33 +64,16 @@ DURABILITIES: Final[Mapping[str, Mapping[str, str]]] = {
     "process, thread": {"durability": "process", "append": "thread"},
     "disk": {"durability": "disk"},
 }
-BATCH: Final = 32
-CALLERS: Final = 8
-"""Batches at once: each comes when the one before it in its row is written."""
-FEATURES, CLASSES = 30, 3
-NAME, REPLICA = "digits", "rates"
 METHOD: Final = (
     f"batches of {BATCH} records of {FEATURES} FP32 in and {CLASSES} FP32 out, one commit each, "
     f"{CALLERS} batches at a time, each after the one before it in its row is written; CPU of the "
     "process and its threads until all is shipped, without making the records, which are used "
     "again; Redis without persistence on the same cores, its CPU not counted; the stream is "
-    "trimmed meanwhile; replays not paced; rates by the wall clock"
+    "trimmed meanwhile; what piled up is sent unpaced; rates by the wall clock"
 )
-_POOL: Final = 128
-"""Batches that are made before."""
 _TRIMMED_TO: Final = 100_000
-_MOST_SPOOLED: Final = 8_192
-"""Records that may wait to be shipped before the next are offered."""
-_LOOK_EVERY: Final = 32
-_PAUSE_S: Final = 0.002
-_POLL_S: Final = 0.01
 _PATIENT_S: Final = 600.0
 """Longer than Redis is ever stopped here."""
-_PAGE: Final = 5_000
-
-
-class NotMeasured(Exception):
-    """The sentence says why there are no figures."""
 
 
 class Sample(msgspec.Struct, frozen=True, kw_only=True):
@@ -105,7 +83,7 @@ class Sample(msgspec.Struct, frozen=True, kw_only=True):
     records_per_s: float
     """Sustained: offered and shipped."""
     intake_us: float
-    """Offer and commit alone, the spool's own work in it."""
+    """Offer and commit alone, with the spool's own work."""
     shipping_us: float
     shipped_per_s: float
     """Of what had piled up."""
@@ -123,44 +101,8 @@ class Rate(msgspec.Struct, frozen=True, kw_only=True):
 
     def median(self, field: str) -> float:
         """Return the median of the rounds."""
-        return statistics.median(getattr(sample, field) for sample in self.samples)
-
-
-class Read(msgspec.Struct, frozen=True, kw_only=True):
-    """One reading of everything into a frame."""
-
-    rows: int
-    columns: int
-    seconds: float
-    pandas_s: float | None
-    """From the frame to a DataFrame; None: pandas is not installed."""
-    before_mib: float
-    """Of the reading process, everything imported."""
-    peak_mib: float
-    completeness: str
-    is_complete: bool
-    unknown_ends: int
-    gaps: list[tuple[int, int, str]]
-    """First, last, cause."""
-
-
-class Reading(msgspec.Struct, frozen=True, kw_only=True):
-    """A reader that started late."""
-
-    records: int
-    read: Read
-    deleted: int
-    after: Read
-    expected: list[tuple[int, int, str]]
-    """The gaps that were made."""
-
-    @property
-    def is_exact(self) -> bool:
-        """Whether it was complete before, and exactly what was deleted is named after."""
-        before, after = self.read, self.after
-        counts = (before.rows, after.rows + self.deleted) == (self.records, self.records)
-        ends = before.unknown_ends + after.unknown_ends == 0
-        return counts and ends and before.is_complete and after.gaps == self.expected
+        values: list[float] = [getattr(sample, field) for sample in self.samples]
+        return statistics.median(values)
 
 
 class Results(msgspec.Struct, frozen=True, kw_only=True):
@@ -169,7 +111,7 @@ class Results(msgspec.Struct, frozen=True, kw_only=True):
     setting: Setting
     redis: str
     filesystem: str
-    """Under the segment files; where it is tmpfs nothing can be said of durability disk."""
+    """Under the segment files; on tmpfs nothing can be said of durability disk."""
     method: str
     records: int
     limit_us: float
@@ -177,96 +119,11 @@ class Results(msgspec.Struct, frozen=True, kw_only=True):
     reading: Reading | None = None
 
     @property
-    def is_within(self) -> bool:
-        """Whether the default settings keep to the limit."""
+    def is_good(self) -> bool:
+        """Whether the default settings keep to the limit, and gaps were named exactly."""
         default = [rate for rate in self.rates if rate.durability == DEFAULT]
-        return all(rate.median("whole_us") <= self.limit_us for rate in default)
-
-
-def make_batches() -> list[list[PredictionRecord]]:
-    """Return batches of records as the pipeline makes them: the outputs are views of a batch's."""
-    rows = np.random.default_rng(1).standard_normal((_POOL, BATCH, FEATURES), np.float32)
-    answers = np.random.default_rng(2).random((_POOL, BATCH, CLASSES), np.float32)
-    origin = Origin(
-        name=NAME, model=NAME, version="1", artefact=b"artefact", revision=7, variant="stable",
-        served="stable", propensity=0.9, reason="slot", device="cpu",
-    )  # fmt: skip
-    return [
-        [_record(origin, Execution(9_000, 80_000, 9_000, BATCH, n), rows[n, r], answers[n], r)
-         for r in range(BATCH)]
-        for n in range(_POOL)
-    ]  # fmt: skip
-
-
-def _record(
-    origin: Origin, execution: Execution, row: Any, answers: Any, number: int
-) -> PredictionRecord:  # Any: arrays
-    size = 4 * CLASSES
-    out = memoryview(answers.tobytes())[number * size : (number + 1) * size]
-    return PredictionRecord(
-        origin, new_id(), time.time_ns() // 1_000, 200, 1_234, queue_us=321, execution=execution,
-        inputs=(Tensor("x", "FP32", (1, FEATURES), row.tobytes()),),
-        outputs=(Tensor("y", "FP32", (1, CLASSES), out),),
-    )  # fmt: skip
-
-
-class Feed:
-    """Offers so many records in batches, from CALLERS at a time, and commits each batch.
-
-    Args:
-        most_spooled: while more records wait to be shipped, none is offered; 0: no bound.
-        is_fresh: every record gets an id and a time of its own.
-    """
-
-    def __init__(
-        self, log: PredictionLog, records: int, *, most_spooled: int = 0, is_fresh: bool = False
-    ) -> None:
-        self._loop = asyncio.get_running_loop()
-        self.done: asyncio.Future[None] = self._loop.create_future()
-        self._log = log
-        self._left = records // BATCH
-        self._most_spooled = most_spooled
-        self._is_fresh = is_fresh
-        self._batches = itertools.cycle(make_batches())
-        self._running = CALLERS
-
-    async def run(self) -> None:
-        """Begin, and return when all are written.
-
-        Raises:
-            NotMeasured: some were dropped.
-        """
-        for _ in range(CALLERS):
-            self._loop.call_soon(self._offer)
-        await self.done
-
-    def _offer(self) -> None:
-        if not self._left or self.done.done():
-            self._running -= 1
-            if not self._running and not self.done.done():
-                self.done.set_result(None)
-            return
-        if self._most_spooled and not self._left % _LOOK_EVERY and self._is_ahead():
-            self._loop.call_later(_PAUSE_S, self._offer)
-            return
-        self._left -= 1
-        batch = next(self._batches)
-        if self._is_fresh:
-            for record in batch:
-                record.ts_us = ts_us = time.time_ns() // 1_000
-                record.rid = new_id(ts_us // 1_000)
-        for record in batch:
-            self._log.offer(record)
-        self._log.commit(self._committed)
-
-    def _is_ahead(self) -> bool:
-        return self._log.statistics().total.spooled > self._most_spooled
-
-    def _committed(self, reason: DropReason | None) -> None:
-        if reason is not None and not self.done.done():
-            self.done.set_exception(NotMeasured(f"records were dropped: {reason}"))
-        # Not from inside the write: a transport reads first.
-        self._loop.call_soon(self._offer)
+        is_within = all(rate.median("whole_us") <= self.limit_us for rate in default)
+        return is_within and (self.reading is None or self.reading.is_exact)
 
 
 class Stopwatch:
@@ -305,30 +162,23 @@ def stopped(server: RedisServer) -> Iterator[None]:
         os.kill(server.pid, signal.SIGCONT)
 
 
-async def _emptied(log: PredictionLog) -> None:
-    # Polled: the log tells nobody that it is empty.
-    while log.statistics().total.spooled:  # noqa: ASYNC110
-        await asyncio.sleep(_POLL_S)
-
-
 async def measure(durability: str, base: Path, server: RedisServer, records: int) -> Sample:
     """Measure a fresh log once.
 
     Raises:
         NotMeasured: records were lost, or sent twice.
     """
-    log = PredictionLog(
-        settings(durability, records), url=server.url, replica=REPLICA, base=base
-    )
+    config = settings(durability, records)
+    log = PredictionLog(config, url=server.url, replica=REPLICA, base=base)
+    warm_up = max(BATCH, log_reading.whole_batches(records // 4))
     await log.start()
-    warm_up = max(BATCH, records // 4 // BATCH * BATCH)
     try:
         spare_the_collector()
-        await Feed(log, warm_up, most_spooled=_MOST_SPOOLED).run()
-        await _emptied(log)
-        feed, watch = Feed(log, records, most_spooled=_MOST_SPOOLED), Stopwatch(records)
+        await Feed(log, warm_up, most_spooled=MOST_SPOOLED).run()
+        await emptied(log)
+        feed, watch = Feed(log, records, most_spooled=MOST_SPOOLED), Stopwatch(records)
         await feed.run()
-        await _emptied(log)
+        await emptied(log)
         whole_us, records_per_s = watch.read()
         with stopped(server):
             feed, watch = Feed(log, records), Stopwatch(records)
@@ -336,12 +186,12 @@ async def measure(durability: str, base: Path, server: RedisServer, records: int
             intake_us, _ = watch.read()
             before = log.statistics()
         watch = Stopwatch(records)
-        await _emptied(log)
+        await emptied(log)
         shipping_us, shipped_per_s = watch.read()
         exchanges = log.statistics().ship_batches - before.ship_batches
     finally:
         await log.close(_PATIENT_S)
-    _check(log, offered=warm_up + 2 * records)
+    check(log, offered=warm_up + 2 * records)
     return Sample(
         whole_us=whole_us,
         records_per_s=records_per_s,
@@ -353,62 +203,116 @@ async def measure(durability: str, base: Path, server: RedisServer, records: int
     )
 
 
-def _check(log: PredictionLog, *, offered: int) -> None:
-    """Raise NotMeasured unless every record stands in Redis and was sent once."""
-    found = log.statistics()
-    if (found.total.answered, found.total.shipped, found.duplicates) != (offered, offered, 0):
-        raise NotMeasured(f"{offered} records were offered: {found}")
+async def measure_all(
+    folder: Path, server: RedisServer, *, records: int, rounds: int
+) -> list[Rate]:
+    """Measure every durability once per round.
+
+    Raises:
+        NotMeasured: records were lost, or sent twice.
+    """
+    taken: dict[str, list[Sample]] = {durability: [] for durability in DURABILITIES}
+    for _ in range(rounds):
+        for durability, samples in taken.items():
+            with TemporaryDirectory(dir=folder) as base:
+                samples.append(await measure(durability, Path(base), server, records))
+            with redis.Redis.from_url(server.url) as client:
+                client.flushall()
+    return [Rate(durability=name, samples=samples) for name, samples in taken.items()]
 
 
-async def fill(base: Path, server: RedisServer, records: int) -> None:
-    """Have so many different records written and shipped, and end the log."""
-    retention = RetentionConfig(max_entries=2 * records + 1_000)
-    config = msgspec.structs.replace(PredictionLogConfig(), retention=retention)
-    log = PredictionLog(config, url=server.url, replica=REPLICA, base=base)
-    await log.start()
+def filesystem(folder: Path, mounts: str) -> str:
+    """Return the type of file system that a folder is on, by the text of /proc/mounts."""
+    lines = [line.split() for line in mounts.splitlines()]
+    above = {str(path) for path in (folder, *folder.parents)}
+    # Of those mounted on one folder the last one is seen.
+    around = [(len(fields[1]), number, fields[2]) for number, fields in enumerate(lines)
+              if fields[1] in above]  # fmt: skip
+    return max(around, default=(0, 0, "unknown"))[2]
+
+
+def shown(results: Results) -> list[str]:
+    """Return the tables."""
+    columns = ("whole", "offer, commit", "shipping", "records/s", "shipped/s", "bytes")
+    fields = (
+        "whole_us", "intake_us", "shipping_us", "records_per_s", "shipped_per_s", "spool_bytes",
+    )  # fmt: skip
+    lines = [
+        f"CPU of the prediction log, microseconds per record (spool on {results.filesystem})",
+        f"{'durability':18}" + "".join(f"{column:>14}" for column in columns),
+    ]
+    for rate in results.rates:
+        medians = [rate.median(field) for field in fields]
+        figures = "".join(f"{value:>14.2f}" for value in medians[:3])
+        figures += "".join(f"{value:>14,.0f}" for value in medians[3:])
+        lines.append(f"{rate.durability:18}{figures}")
+    for rate in results.rates:
+        if rate.durability == DEFAULT:
+            whole_us = rate.median("whole_us")
+            verdict = "within" if whole_us <= results.limit_us else "OVER"
+            limit = f"{verdict} the limit of {results.limit_us:g}"
+            lines.append(f"{DEFAULT}: {whole_us:.2f}, {limit}")
+    return lines + (results.reading.shown() if results.reading is not None else [])
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Measure, print, write; return 0 if the limit was kept and gaps were named exactly."""
+    parser = argparse.ArgumentParser(
+        prog="python -m loadtests.micro.log_rates", description=__doc__
+    )
+    parser.add_argument("--records", type=int, default=RECORDS, help=f"per phase; {RECORDS}")
+    parser.add_argument("--rounds", type=int, default=ROUNDS, help=f"{ROUNDS}")
+    parser.add_argument("--read", type=int, default=READ, help=f"records, 0: none; {READ}")
+    parser.add_argument("--folder", type=Path, help="where the spools are; temporary files'")
+    parser.add_argument("--output", type=Path, default=RESULTS, metavar="FILE")
+    options = parser.parse_args(arguments)
+    options.records = log_reading.whole_batches(options.records)
+    options.read = log_reading.whole_batches(options.read)
+    if options.records < BATCH or options.rounds < 1:
+        parser.error(f"--records is at least {BATCH}, --rounds is positive")
+    if options.read and options.read < log_reading.SMALLEST:
+        parser.error(f"--read is 0 or at least {log_reading.SMALLEST}")
     try:
-        await Feed(log, records, most_spooled=_MOST_SPOOLED, is_fresh=True).run()
-        await _emptied(log)
-    finally:
-        await log.close(_PATIENT_S)
-    _check(log, offered=records)
+        results = _run(options)
+    except NotMeasured as exc:
+        print(exc, file=sys.stderr)
+        return 1
+    print(*shown(results), sep="\n")
+    options.output.parent.mkdir(parents=True, exist_ok=True)
+    options.output.write_bytes(msgspec.json.format(msgspec.json.encode(results)) + b"\n")
+    return 0 if results.is_good else 1
 
 
-def read(url: str) -> Read:
-    """Read everything into a frame; meant for a fresh process, whose memory is measured."""
-    with reader.connect(url) as client:
-        before_mib = _memory_mib("VmRSS")
-        began_s = time.perf_counter()
-        frame = reader.read_frame(client, NAME)
-        seconds = time.perf_counter() - began_s
-    peak_mib = _memory_mib("VmHWM")
-    pandas_s, began_s = None, time.perf_counter()
-    try:
-        frame.pandas()
-        pandas_s = round(time.perf_counter() - began_s, 3)
-    except reader.MissingExtra:
-        pass
-    found = frame.completeness
-    return Read(
-        rows=len(frame),
-        columns=len(frame.columns),
-        seconds=round(seconds, 3),
-        pandas_s=pandas_s,
-        before_mib=before_mib,
-        peak_mib=peak_mib,
-        completeness=found.text(),
-        is_complete=found.is_complete,
-        unknown_ends=len(found.unknown_ends),
-        gaps=[
-            (gap.numbers.first, gap.numbers.last, gap.cause)
-            for worker in found.of(found.kind)
-            for gap in worker.gaps
-        ],
+def _run(options: argparse.Namespace) -> Results:
+    binary = find_redis()
+    if binary is None:
+        raise NotMeasured(INSTALL_HINT)
+    setting = machine.describe_fully()
+    print(f"{setting.cpu}, {setting.cores} cores, others take {setting.busy:.0%}")
+    reading = None
+    with (
+        TemporaryDirectory(prefix="sluice-log-", dir=options.folder) as name,
+        RedisServer(binary, Path(name, "redis"), append_only=False) as server,
+    ):
+        folder = Path(name)
+        rates = uvloop.run(
+            measure_all(folder, server, records=options.records, rounds=options.rounds)
+        )
+        if options.read:
+            uvloop.run(log_reading.fill(folder / "late", server.url, options.read))
+            reading = log_reading.measure(server, options.read)
+        found = filesystem(folder.resolve(), Path("/proc/mounts").read_text())
+    return Results(
+        setting=setting,
+        redis=binary.source,
+        filesystem=found,
+        method=METHOD,
+        records=options.records,
+        limit_us=LIMIT_US,
+        rates=rates,
+        reading=reading,
     )
 
 
-def _memory_mib(field: str) -> float:
-    """Return a line of /proc/self/status. getrusage would begin with what the parent had."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    (value,) = (line.split()[1] for line in lines if line.startswith(f"{field}:"))
-    return round(int(value) / 1024, 1)
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

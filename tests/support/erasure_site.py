@@ -8,6 +8,7 @@ import argparse
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -45,6 +46,7 @@ class Site:
 
     folder: Path
     server: RedisServer
+    redis_folder: Path
 
     def prepare(self) -> None:
         """Write models and keys."""
@@ -73,9 +75,10 @@ class Site:
                 "large": {**keep, "capture": {"x": "reference", "y": "truncate"}},
             },
         }
+        limits = {"queue_items": 1_000, "deadline_ms": 20_000}
         route = {
             "variants": {"stable": {"model": "echo", "version": "1", "weight": 100}},
-            "shadows": {"next": {"model": "echo", "version": "2", "sample": 100}},
+            "shadows": {"next": {"model": "echo", "version": "2", "sample": 100, "limits": limits}},
         }
         return {
             "redis": {"url": self.server.url},
@@ -103,17 +106,17 @@ class Site:
         """Return where anything of the customer who leaves stands, in Redis' files and spools."""
         tags = Keyring.load(self.folder / "keys").tags(MINE)
         needles = [MINE.encode(), MARK.encode(), *tags, *(tag.hex().encode() for tag in tags)]
-        with redis.Redis.from_url(self.server.url, protocol=2) as client:
-            found: Any = client.config_get("dir")  # Any: as redis-py types it
         limit_s = time.monotonic() + 5
         while True:  # Redis 7 deletes the files that it replaced a moment later
-            traces = [
-                *files_with(Path(found["dir"]), needles),
-                *files_with(self.folder / "spool", needles),
-            ]
+            traces = self.files_with(needles)
             if not traces or time.monotonic() > limit_s:
                 return traces
             time.sleep(0.05)
+
+    def files_with(self, needles: list[bytes]) -> list[str]:
+        """Return in which files of Redis and of the spools one of the needles stands."""
+        folders = self.redis_folder, self.folder / "spool"
+        return [found for folder in folders for found in files_with(folder, needles)]
 
     def documents(self, name: str, kind: StreamKind) -> list[LoggedPrediction | LoggedLabel]:
         """Return what stands in the streams of a name, without the audits."""
@@ -137,6 +140,23 @@ class Site:
 
 def _request_of(one: LoggedPrediction | LoggedLabel) -> bytes:
     return (isinstance(one, LoggedPrediction) and one.parent_rid) or one.rid
+
+
+def warm_up(gateway: GatewayProcess) -> None:
+    """Return when the shadows answer as well: they are loaded after the gateway is ready."""
+
+    def sent(name: str) -> float:
+        labels = {"result": "sent", "route": name}
+        return metric(gateway.at.metrics, "sluice_shadow_requests_total", **labels)
+
+    with httpx.Client(base_url=f"http://{gateway.at.http}") as client:
+
+        def is_warm(name: str) -> bool:
+            _ask(client, name, "", "warm")
+            return sent(name) > 0
+
+        for name in NAMES:
+            wait_until(partial(is_warm, name), f"the shadow of {name}", _COMMAND_S)
 
 
 def ask_all(gateway: GatewayProcess, times: int = 1) -> Texts:

@@ -70,7 +70,7 @@ class RollCall:
             self._do_idle(acknowledged, sought)
             acknowledged = self._members(tombstone.acks_key(one.id, one.round))
             members = self._members(tombstone.REPLICAS_KEY)
-            alive = {replica for replica in members if self._is_alive(replica)}
+            alive = {replica for replica in members if self._runs(replica)}
             waited_for = (alive | self._running_here()) - acknowledged
             if not waited_for or time.monotonic() > limit_s:
                 break
@@ -115,6 +115,13 @@ class RollCall:
 
     def _is_alive(self, replica: str) -> bool:
         return bool(self._client.exists(tombstone.alive_key(replica)))
+
+    def _runs(self, replica: str) -> bool:
+        """Whether a gateway looks for erasures, and it is not one whose spool we just had open."""
+        found: Any = self._client.get(tombstone.alive_key(replica))  # Any: as redis-py types it
+        if found is None or replica not in self._tried or self._spools is None:
+            return found is not None
+        return bool(found.decode() != self._spools.token(replica))
 
     def _members(self, key: str) -> set[str]:
         found: Any = self._client.smembers(key)  # Any: as redis-py types it for both its clients

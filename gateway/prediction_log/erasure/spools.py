@@ -18,7 +18,7 @@ from gateway.prediction_log.capture.references import References
 from gateway.prediction_log.erasure import spooled
 from gateway.prediction_log.erasure.sought import Sought
 from gateway.prediction_log.erasure.tombstone import Found
-from gateway.prediction_log.spool.lock import LOCK_FILE, SpoolInUse, is_locked
+from gateway.prediction_log.spool.lock import LOCK_FILE, SpoolInUse, is_locked, token_of
 from gateway.prediction_log.spool.opening import open_spool
 from gateway.prediction_log_config import PredictionLogConfig
 
@@ -55,6 +55,11 @@ class Spools:
     def in_use(self) -> set[str]:
         """Return the gateways that hold their spools."""
         return {replica for replica, path in self.replicas().items() if is_locked(path)}
+
+    def token(self, replica: str) -> str:
+        """Return the identity of a gateway's spool; empty: it is not at hand."""
+        directory = self.replicas().get(replica)
+        return "" if directory is None else token_of(directory)
 
     def go_through(self, replica: str, sought: Sought) -> GoneThrough:
         """Find and destroy what one spool holds; widens `sought`.

@@ -53,7 +53,7 @@ ROUND_KEPT_S: Final = 30 * 86_400
 
 
 def alive_key(replica: str) -> str:
-    """Return the key that stands as long as a gateway looks for erasures."""
+    """Return the key that stands as long as a gateway looks for erasures: its spool's token."""
     return f"pl:erasures:alive:{replica}"
 
 

@@ -130,7 +130,7 @@ class Erasures:
     async def _look(self) -> bytes:
         pipeline = self._client.pipeline(transaction=False)
         pipeline.sadd(tombstone.REPLICAS_KEY, self._replica)
-        pipeline.set(tombstone.alive_key(self._replica), b"1", ex=tombstone.ALIVE_S)
+        pipeline.set(tombstone.alive_key(self._replica), self._store.token, ex=tombstone.ALIVE_S)
         pipeline.get(tombstone.STAMP_KEY)
         answers = await pipeline.execute()
         return answers[2] or b""

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 import redis
-from redis.exceptions import ResponseError
 
-from gateway.prediction_log.reader.entries import Window, epoch_ms, text_of
+from gateway.prediction_log.reader.entries import Window, command, epoch_ms, stream_info, text_of
 from gateway.prediction_log.reader.numbers import Range
 from gateway.prediction_log.reader.tally import Tally
 from gateway.prediction_log.streams import EntryId, StreamKind, erased_key, schema_key
@@ -29,7 +28,7 @@ def begin(
 
 def column_names(client: redis.Redis, name: str) -> dict[bytes, dict[str, list[str]]]:
     """Return the names of the columns of a name's tensors, by digest."""
-    found: Any = client.hgetall(schema_key(name))  # Any: as redis-py types it for both its clients
+    found = command(client, "HGETALL", schema_key(name))
     names = {}
     for digest, columns in found.items():
         try:
@@ -41,7 +40,7 @@ def column_names(client: redis.Redis, name: str) -> dict[bytes, dict[str, list[s
 
 def erased_numbers(client: redis.Redis, name: str) -> Mapping[tuple[str, StreamKind], list[Range]]:
     """Return the sequence numbers that erasures took, by worker and kind, in order."""
-    found: Any = client.hgetall(erased_key(name))  # Any: as above
+    found = command(client, "HGETALL", erased_key(name))
     erased = {}
     for field, ranges in found.items():
         worker, _, kind = text_of(field).rpartition("/")
@@ -54,9 +53,8 @@ def erased_numbers(client: redis.Redis, name: str) -> Mapping[tuple[str, StreamK
 
 def _trimmed_until_ms(client: redis.Redis, key: str) -> int:
     """Return from when on a stream has its entries; 0: from its first on, which Redis 7 knows."""
-    try:
-        info: Any = client.xinfo_stream(key)  # Any: as above
-    except ResponseError:
+    info = stream_info(client, key)
+    if info is None:
         return 0  # deleted since it was listed
     if info.get("entries-added") == info["length"]:
         return 0

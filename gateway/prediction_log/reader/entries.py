@@ -46,12 +46,13 @@ class Window(NamedTuple):
     def of(cls, since: When, until: When) -> Window:
         """Return the window of two moments: from `since` on, before `until`.
 
-        An entry id as `until` is included, unless it is written with a bracket: ``(1767225600000``.
+        An entry id as `until` is included, unless it is written with a bracket:
+        ``(1767225600000-0``.
         """
         last = _bound(until, "+")
-        return cls(
-            _bound(since, "-"), last if until is None or isinstance(until, str) else f"({last}"
-        )
+        is_moment = until is not None and not isinstance(until, str)
+        # An id without its second part would end with its millisecond, not before it.
+        return cls(_bound(since, "-"), f"({last}-0" if is_moment else last)
 
 
 EVERYTHING: Final = Window()
@@ -107,15 +108,26 @@ def unconverted(client: redis.Redis) -> redis.Redis:
     The caller's client keeps its own settings.
     """
     plain = redis.Redis(connection_pool=client.connection_pool)
-    for command in ("XRANGE", "XREVRANGE", "XREADGROUP", "XCLAIM", "XAUTOCLAIM", "XPENDING"):
+    for command in ("XRANGE", "XREADGROUP", "XCLAIM", "XPENDING"):
         plain.set_response_callback(command, _as_it_is)
     return plain
 
 
-def command(plain: redis.Redis, *words: str | bytes | int) -> Any:  # Any: a reply of any shape
-    """Execute a command of an unconverted client; texts in its reply are bytes."""
-    execute: Any = plain.execute_command  # it has no types
+def command(client: redis.Redis, *words: str | bytes | int) -> Any:  # Any: a reply of any shape
+    """Execute a command; texts in its reply stay bytes whatever the client's settings."""
+    execute: Any = client.execute_command  # it has no types
     return execute(*words, NEVER_DECODE=True)
+
+
+def stream_info(client: redis.Redis, key: str) -> dict[str, Any] | None:  # Any: of any type
+    """Return what Redis says of a stream; None: there is no such stream."""
+    try:
+        info: dict[str, Any] = command(client, "XINFO STREAM", key)
+    except ResponseError as exc:
+        if "no such key" in str(exc):
+            return None
+        raise
+    return info
 
 
 def pages(
@@ -164,10 +176,8 @@ def page_of(key: str, reply: Sequence[Any]) -> Page:  # Any: entries as redis-py
 
 def last_id(client: redis.Redis, key: str) -> EntryId:
     """Return the last id that a stream ever gave; BEFORE_ALL: there is no such stream."""
-    try:
-        return EntryId.parse(client.xinfo_stream(key)["last-generated-id"])
-    except ResponseError:
-        return BEFORE_ALL  # deleted since it was listed
+    info = stream_info(client, key)
+    return BEFORE_ALL if info is None else EntryId.parse(info["last-generated-id"])
 
 
 def blob_of(fields: Fields) -> bytes | None:

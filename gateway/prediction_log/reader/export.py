@@ -8,7 +8,7 @@ from now on). Then a part ends and another begins; at the end the parts are rewr
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -113,17 +113,14 @@ class _Parts:
     def _rewrite(self) -> None:
         arrow = extra("pyarrow")
         self._close()
-        schema = arrow.unify_schemas(self._schemas, promote_options="permissive")
-        nothing = schema.empty_table()
+        schema = _unified(arrow, self._schemas)
         parts = list(self._paths)
         self._paths.append(self._path.with_name(f"{self._path.name}.part{len(parts)}"))
         self._writer = self._open(self._paths[-1], schema)
         for part in parts:
             with self._parquet.ParquetFile(part) as file:
                 for group in range(file.num_row_groups):
-                    table = file.read_row_group(group)
-                    whole = arrow.concat_tables([nothing, table], promote_options="permissive")
-                    self._writer.write_table(whole.cast(schema))
+                    self._writer.write_table(_fitted(arrow, file.read_row_group(group), schema))
 
     def _open(self, path: Path, schema: Any) -> Any:  # Any: as above
         return self._parquet.ParquetWriter(path, schema, compression="zstd")
@@ -132,3 +129,32 @@ class _Parts:
         writer, self._writer = self._writer, None
         if writer is not None:
             writer.close()
+
+
+def _unified(arrow: Any, schemas: Sequence[Any]) -> Any:  # Any: pyarrow ships no types
+    """Return a schema that holds what all of these hold; numbers and text together are text."""
+    types: dict[str, Any] = {}
+    for schema in schemas:
+        for field in schema:
+            types[field.name] = _wider(arrow, types.get(field.name, field.type), field.type)
+    return arrow.schema(list(types.items()))
+
+
+def _wider(arrow: Any, one: Any, other: Any) -> Any:  # Any: as above
+    if one == other:
+        return one
+    if arrow.types.is_string(one) or arrow.types.is_string(other):
+        return arrow.string()
+    pair = (arrow.schema([("", one)]), arrow.schema([("", other)]))
+    return arrow.unify_schemas(pair, promote_options="permissive").field(0).type
+
+
+def _fitted(arrow: Any, table: Any, schema: Any) -> Any:  # Any: as above
+    """Return a table with the columns of a schema; those that it lacks are null."""
+    columns = [
+        table.column(field.name).cast(field.type)
+        if field.name in table.column_names
+        else arrow.nulls(table.num_rows, field.type)
+        for field in schema
+    ]
+    return arrow.table(columns, schema=schema)

@@ -7,6 +7,7 @@ from importlib import import_module
 from typing import Any, Final
 
 import msgspec
+import numpy as np
 
 from engines.tensors import Array
 from gateway.prediction_log.reader.columns import CATEGORIES
@@ -50,10 +51,15 @@ def _column(arrow: Any, name: str, column: Array) -> Any:  # Any: as above
     if column.dtype != object:
         return arrow.array(column)
     if name == LABEL:  # text, or JSON values of any shape
-        column_list = [_json(value) for value in column.tolist()]
-        return arrow.array(column_list, type=arrow.string())
+        return arrow.array([_json(value) for value in column.tolist()], type=arrow.string())
+    if not set(map(type, column)) <= {str, type(None)}:  # a tensor changed from numbers to text
+        column = np.array([_text(value) for value in column.tolist()], object)
     texts = arrow.array(column, type=arrow.string())
     return texts.dictionary_encode() if name in CATEGORIES else texts
+
+
+def _text(value: object) -> str | None:
+    return None if value is None or value != value else str(value)
 
 
 def _json(value: object) -> str | None:

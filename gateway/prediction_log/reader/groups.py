@@ -19,7 +19,7 @@ that nobody reads any more is to be deleted (XGROUP DESTROY).
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -188,7 +188,10 @@ class GroupReader:
         found: dict[str, list[Any]] = {}  # Any: entries as they came
         for key, listed in self._ask(unread, count, None).items():
             self._cursors[key] = listed[-1][0].decode() if listed else _NEW
-            found[key] = self._without_dead(key, listed)
+            if listed:  # this time was counted
+                limit = self._settings.max_deliveries + 1
+                deliveries = self._deliveries(key, listed)
+                found[key] = self._without_dead(key, listed, deliveries, limit)
         return self._batch(found)
 
     def _read_new(self, count: int, block_ms: int | None) -> Batch:
@@ -208,39 +211,46 @@ class GroupReader:
         return {key.decode(): listed for key, listed in pairs}
 
     def _claim(self, count: int) -> Batch:
-        """Take over what other consumers have left for too long; looked for now and then."""
+        """Take over what other consumers have left for too long; looked for now and then.
+
+        Not with XAUTOCLAIM, which would count what this consumer is working on as given once more.
+        """
         now_ms = time.monotonic_ns() // 1_000_000
         if now_ms < self._claim_at_ms:
             return Batch()
+        group, consumer = self._member
         idle_ms = self._settings.claim_idle_ms
         found: dict[str, list[Any]] = {}  # Any: as above
         for key in self._cursors:
-            start = self._claims.get(key, _OLDEST)
-            words = ("XAUTOCLAIM", key, *self._member, idle_ms, start, "COUNT", count)
-            reply = command(self._plain, *words)
-            self._claims[key] = reply[0].decode()
-            # Redis 6.2 lists deleted entries as nil.
-            listed = [entry for entry in reply[1] if entry is not None]
-            found[key] = self._without_dead(
-                key, [e for e in listed if (key, e[0]) not in self._held]
-            )
-        if all(start == _OLDEST for start in self._claims.values()):
+            start = self._claims.get(key, "-")
+            words = ("XPENDING", key, group, "IDLE", idle_ms, start, "+", count)
+            listed = command(self._plain, *words)
+            self._claims[key] = f"({listed[-1][0].decode()}" if len(listed) == count else "-"
+            left = {it[0]: it[3] for it in listed if (key, it[0]) not in self._held}
+            if left:
+                claimed = command(self._plain, "XCLAIM", key, group, consumer, idle_ms, *left)
+                found[key] = self._without_dead(key, claimed, left, self._settings.max_deliveries)
+        if all(start == "-" for start in self._claims.values()):
             self._claim_at_ms = now_ms + idle_ms // 2  # looked at all of them
         return self._batch(found)
 
-    def _without_dead(self, key: str, listed: list[Any]) -> list[Any]:
-        """Return entries given again without those that were given too often."""
-        if not listed:
-            return listed
-        first, last = listed[0][0], listed[-1][0]
+    def _deliveries(self, key: str, listed: list[Any]) -> dict[bytes, int]:
+        """Return how often entries of this consumer were given."""
         group, consumer = self._member
+        first, last = listed[0][0], listed[-1][0]
         words = ("XPENDING", key, group, first, last, len(listed), consumer)
-        counts = {found[0]: found[3] for found in command(self._plain, *words)}
+        return {found[0]: found[3] for found in command(self._plain, *words)}
+
+    def _without_dead(
+        self, key: str, listed: list[Any], deliveries: Mapping[bytes, int], limit: int
+    ) -> list[Any]:
+        """Return entries without those that were given `limit` times, which are buried."""
         alive = []
         for entry in listed:
-            deliveries = counts.get(entry[0], 0)
-            if deliveries > self._settings.max_deliveries and entry[1]:
-                self._bury(key, entry, deliveries)
+            if entry is None:
+                self.gone += 1  # Redis 6.2 lists what was deleted as nil, and forgets its id
+            elif entry[1] and deliveries.get(entry[0], 0) >= limit:
+                self._bury(key, entry, deliveries[entry[0]])
             else:
                 alive.append(entry)
         return alive

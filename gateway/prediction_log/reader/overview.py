@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import redis
-from redis.exceptions import ResponseError
 
 from gateway.prediction_log.reader import entries
 from gateway.prediction_log.reader.completeness import Completeness
@@ -85,11 +84,10 @@ def examine(client: redis.Redis, state: NameState, window: Window) -> NameState:
 
 
 def _stream(client: redis.Redis, key: str, kind: StreamKind) -> StreamState | None:
-    try:
-        info: Any = client.xinfo_stream(key)  # Any: as redis-py types it for both its clients
-        groups: Any = client.xinfo_groups(key)
-    except ResponseError:
+    info = entries.stream_info(client, key)
+    if info is None:
         return None  # deleted since it was listed
+    groups: Any = client.xinfo_groups(key)  # Any: as redis-py types it for both its clients
     first, last = info["first-entry"], info["last-entry"]
     used: Any = client.memory_usage(key)
     return StreamState(

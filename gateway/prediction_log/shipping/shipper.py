@@ -8,7 +8,7 @@ States, and what leads from one to the next:
     up        chunk after chunk, without a pause while a whole batch is waiting
     idle      nothing waits: until something is appended, and LINGER or a batch after that
     replaying the oldest record is a second old: paced, see pacing.py
-    fenced    another gateway writes under our name: nothing is sent, asked again every few seconds
+    fenced    another gateway writes under our name: nothing is sent, asked again every two seconds
     closing   as fast as Redis takes it, until nothing is left or the time is up
 
 Position: there is none here. Every round reads from where the store says that all before is
@@ -47,7 +47,7 @@ FIRST_RETRY_S: Final = 0.05
 LONGEST_RETRY_S: Final = 5.0
 CLOSING_RETRY_S: Final = 0.1
 """Longest pause between attempts while `close` waits."""
-FENCED_RETRY_S: Final = 5.0
+FENCED_RETRY_S: Final = 2.0
 FENCED_REMINDER_S: Final = 60.0
 TICK_S: Final = 2.0
 """Longest wait before it is looked at what else is due."""
@@ -226,6 +226,7 @@ class Shipper:
                 self._note_fenced(exc, loop.time())
                 if self._is_closing:
                     return
+                await self._tick(loop.time())
                 await self._wait(FENCED_RETRY_S, for_records=False)
                 continue
             if self._is_fenced and (records or self._delivery.owns_all()):

@@ -65,6 +65,8 @@ _TEMPORARY: Final = frozenset(
 # Redis 6.2 puts '@user_script: 1: -' before the word in the errors that a script catches.
 _FIRST_WORD: Final = re.compile(r"^(?:@\S+ \d+: )?-?([A-Z]+)\b")
 _NO_STREAM: Final = "WRONGTYPE"
+_NO_PERMISSION: Final = "user executing the script"
+"""How Redis 7 says within a script that the user may not do this."""
 
 
 class SinkDown(Exception):
@@ -323,7 +325,8 @@ def _failure(text: str, kind: str = "") -> SinkDown | SinkRefused:
 
 def _failure_of_record(text: str) -> SinkDown | SinkRefused:
     word = _FIRST_WORD.match(text)
-    return SinkDown(text) if word and word[1] in _TEMPORARY else SinkRefused(text)
+    is_temporary = (word and word[1] in _TEMPORARY) or _NO_PERMISSION in text
+    return SinkDown(text) if is_temporary else SinkRefused(text)
 
 
 def _text(raw: bytes | str) -> str:

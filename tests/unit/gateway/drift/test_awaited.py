@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import numpy as np
 import pytest
 
 from gateway.drift import awaited
@@ -59,7 +58,7 @@ def test_a_label_that_is_early_waits_for_one_window() -> None:
 
 
 def test_each_row_of_a_request_has_its_label() -> None:
-    record = prediction(1, np.zeros(6), 2, rows=3)
+    record = prediction(1, [0.0] * 6, 2, rows=3)
     made = waiting([record])
     assert made.settle([label_of(record, [2, 0, 2])])[0].tolist() == [0, 1, 0]
     made = waiting([record])

@@ -69,10 +69,11 @@ def test_what_labels_say_is_one_sentence() -> None:
         recent_rate=0.3, since_window=4, is_drifted=True, is_from_reference=True,
     )  # fmt: skip
     drifted = replace(made, verdict=replace(made.verdict, concept=concept))
-    assert list(report.notes(drifted)) == [
+    (note,) = report.notes(drifted)
+    assert note == (
         "labels: 80 rows, 25 % wrong, 30 % since window 4; reference 5 %; "
         "evidence 1.23e+03 of 80 needed: drift"
-    ]
+    )
     assert report.headline(drifted) == "DRIFT (concept): 0 of 2 features"
 
 

@@ -360,3 +360,13 @@ def test_a_server_that_may_not_rewrite_its_files_leaves_the_erasure_incomplete(
     assert sentence.startswith("Redis did not rewrite its files")
     assert world.erase().left == []
     assert world.traces() == []
+
+
+def test_a_killed_gateway_whose_spool_is_at_hand_is_not_waited_for(world: World) -> None:
+    fill_spool(world.spools, "gw-1", [(LIVE, [mine(1, new_id())])])
+    token = Spools(log_settings(), world.spools).token("gw-1")
+    world.client.sadd(tombstone.REPLICAS_KEY, "gw-1")
+    world.client.set(tombstone.alive_key("gw-1"), token)
+    assert world.erase(timeout_s=0.2).left == []
+    world.client.set(tombstone.alive_key("gw-1"), "one of the same name elsewhere")
+    assert world.erase(timeout_s=0.2).left == ["gw-1: it runs and has not acknowledged in time"]

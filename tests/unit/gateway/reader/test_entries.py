@@ -22,11 +22,11 @@ def test_moments_are_datetimes_seconds_or_ids() -> None:
     noon = datetime(2026, 1, 1, 12)
     noon_ms = 1_767_268_800_000
     assert Window.of(None, None) == ("-", "+")
-    assert Window.of(noon, noon) == (str(noon_ms), f"({noon_ms}")
+    assert Window.of(noon, noon) == (str(noon_ms), f"({noon_ms}-0")
     assert Window.of(noon.replace(tzinfo=UTC), None).first == str(noon_ms)
     paris = noon.replace(tzinfo=timezone(timedelta(hours=1)))
     assert Window.of(paris, None).first == str(noon_ms - 3_600_000)
-    assert Window.of(noon_ms / 1e3, noon_ms // 1_000) == (str(noon_ms), f"({noon_ms}")
+    assert Window.of(noon_ms / 1e3, noon_ms // 1_000) == (str(noon_ms), f"({noon_ms}-0")
     assert Window.of("5-1", "(7-2") == ("5-1", "(7-2")
     assert Window.of(-5, None).first == "0"
     assert entries.epoch_ms("(17-3") == 17

@@ -142,11 +142,8 @@ def test_rows_are_exploded_and_columns_named(client: redis.Redis) -> None:
 
 def test_labels_are_joined_also_those_that_came_after_the_window(client: redis.Redis) -> None:
     put(client, [prediction(n) for n in range(1, 21)])
-    put(
-        client,
-        [label(1, 5, seq=1), label(2, 6, seq=2), label(2, 7, seq=3, version=1)],
-        kind=StreamKind.LABELS,
-    )
+    corrected = label(2, 7, seq=3, version=1)
+    put(client, [label(1, 5), label(2, 6), corrected], kind=StreamKind.LABELS)
     frame = reader.read_frame(client, "digits", until=at(11))
     assert frame.columns["label"][:2].tolist() == [5, 7]
     assert np.isnan(frame.columns["label"][2:]).all()

@@ -12,6 +12,7 @@ import redis
 
 from gateway.demo.redis_server import RedisServer
 from gateway.prediction_log.shipping import fencing
+from gateway.prediction_log.shipping.hooks import Hooks
 from gateway.prediction_log.streams import EntryId
 from tests.support.redis import running_redis
 from tests.support.shipping import (
@@ -52,6 +53,7 @@ def client(server: RedisServer) -> Iterator[redis.Redis]:
 @pytest.fixture(autouse=True)
 def quick_retries(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("gateway.prediction_log.shipping.shipper.FENCED_RETRY_S", 0.02)
+    monkeypatch.setattr("gateway.prediction_log.shipping.shipper.TICK_S", 0.01)
 
 
 def owner(client: redis.Redis) -> str:
@@ -61,17 +63,25 @@ def owner(client: redis.Redis) -> str:
 def test_the_second_gateway_of_a_name_does_not_ship_and_says_so(
     server: RedisServer, client: redis.Redis, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
+    ticks = 0
+
+    async def tick() -> None:
+        nonlocal ticks
+        ticks += 1
+
     async def scenario() -> None:
         async with running(Setting(server.url, tmp_path / "first")) as first:
             first.offer(10)
             await first.until_shipped()
-            async with running(Setting(server.url, tmp_path / "second")) as second:
+            hooks = Hooks(on_tick=tick)
+            async with running(Setting(server.url, tmp_path / "second", hooks=hooks)) as second:
                 second.offered = 1_000
                 second.offer(7)
                 await second.until(lambda: second.statistics.is_fenced)
                 first.offer(5)
                 await first.until_shipped()
                 assert second.spooled == 7
+                await second.until(lambda: ticks > 2)  # erasures reach a spool that is held back
                 assert second.statistics.is_sink_up
                 assert not first.statistics.is_fenced
                 assert owner(client) == first.store.token

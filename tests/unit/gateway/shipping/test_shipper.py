@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -335,6 +336,35 @@ def test_a_spool_that_lost_a_segment_under_way_is_counted_once(
                 await asyncio.sleep(0)
             assert rig.ledger.drops == {DropReason.OLDEST_SEGMENT: 500}
             assert rig.spooled == 1_000
+
+    asyncio.run(scenario())
+
+
+def test_an_exclusive_job_that_is_cancelled_is_waited_for(
+    server: RedisServer, tmp_path: Path
+) -> None:
+    """Its thread uses the store, which is closed next."""
+    began, may_end = threading.Event(), threading.Event()
+    has_ended = False
+
+    def job() -> None:
+        nonlocal has_ended
+        began.set()
+        may_end.wait(10)
+        has_ended = True
+
+    async def scenario() -> None:
+        async with running(Setting(server.url, tmp_path)) as rig:
+            task = asyncio.create_task(rig.shipper.exclusive(job))
+            await rig.until(began.is_set)
+            for _ in range(3):
+                task.cancel()
+                await asyncio.sleep(0)
+            assert not task.done()
+            may_end.set()
+            await asyncio.wait({task})
+            assert task.cancelled()
+            assert has_ended
 
     asyncio.run(scenario())
 
