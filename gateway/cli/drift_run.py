@@ -147,7 +147,7 @@ def _once(arguments: argparse.Namespace, client: redis.Redis) -> int:
         began=began,
         ended=ended,
         completeness=frame.completeness.text(),
-        notes=tuple(_coverage(arguments, frame)),
+        notes=tuple(_coverage(arguments, made, frame)),
     )
     if arguments.evidently:
         shown = _with_evidently(arguments, shown, old, frame.columns)
@@ -206,8 +206,10 @@ def _concept(
     return concept.verdict(watch, wrong, weights, thresholds.wrong_rise)
 
 
-def _coverage(arguments: argparse.Namespace, frame: Frame) -> Iterator[str]:
+def _coverage(arguments: argparse.Namespace, made: Reference, frame: Frame) -> Iterator[str]:
     if arguments.labels:
+        if made.wrong is None:
+            yield "the reference has no labels: there is no rate to compare with"
         found = frame.coverage
         delay = f", after {found.delay_p50_s:.0f} s (median)" if found.labelled else ""
         yield f"{found.labelled} of {found.records} records have a label{delay}"
@@ -295,6 +297,11 @@ def _watch(
                 follower.settle()
                 measured.read(*follower.counts)
             is_away = False
+        except DriftError as exc:
+            if watcher.windows <= 1:
+                raise  # it never worked: that is for a person to see
+            print(f"sluice: window {watcher.windows}: {exc}", file=sys.stderr, flush=True)
+            follower.settle()
         except (redis.ConnectionError, redis.TimeoutError) as exc:
             if not is_away:
                 print(f"sluice: Redis is away, trying on: {exc}", file=sys.stderr, flush=True)

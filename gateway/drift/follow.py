@@ -1,8 +1,8 @@
 """Follows the log with a consumer group of its own: every record at least once, repeats dropped.
 
 A record is acknowledged when its window was judged and the verdict shown, so that a monitor that is
-killed reads an open window again. Where several replicas fill the same name, more may come at once
-than the open window takes; the rest waits here for the next one.
+killed reads an open window again. Where there are more replicas than a window has room left, some
+records more may come than it takes; they wait here for the next one.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import redis
 
 from gateway.drift.monitor import Monitor
 from gateway.drift.report import Report
-from gateway.prediction_log.reader import about
+from gateway.prediction_log.reader import about, entries
 from gateway.prediction_log.reader.entries import When
 from gateway.prediction_log.reader.groups import Batch, GroupReader, GroupSettings
 from gateway.prediction_log.record import LoggedPrediction
@@ -53,7 +53,7 @@ class Follower:
         """
         self._fill()
         if self._monitor.room > 0:
-            batch = self._members.read(min(MAX_READ, self._monitor.room))
+            batch = self._members.read(self._share())
             self._monitor.add_labels(batch.labels)
             if batch.records:
                 self._held.append(batch)
@@ -78,6 +78,11 @@ class Follower:
         """Records read so far, and how many came again and were dropped."""
         completeness = self._members.completeness()
         return completeness.seen, completeness.repeats
+
+    def _share(self) -> int:
+        """Return how much may be read of each stream: together no more than there is room for."""
+        replicas = len(entries.streams(self._client, [self._model])) or 1
+        return max(1, min(MAX_READ, self._monitor.room // replicas))
 
     def _fill(self) -> None:
         room = max(0, self._monitor.room)

@@ -44,7 +44,7 @@ list-style:none}
 .grid li{border:1px solid var(--line);padding:.6rem;min-width:0}
 .grid h3{font-size:.95rem;margin:0 0 .3rem;overflow-wrap:anywhere}
 .grid p{margin:.2rem 0 0;font-size:.85rem;color:var(--soft)}
-svg{display:block;max-width:100%;height:auto}
+svg{display:block;width:100%;height:auto}
 svg .r{fill:var(--area)}svg .c{fill:none;stroke:var(--now);stroke-width:2;stroke-linejoin:round}
 svg .a{fill:none;stroke:var(--soft)}svg text{fill:var(--soft);font:11px system-ui,sans-serif}
 .key{display:inline-block;width:1.6rem;height:.8rem;vertical-align:baseline;background:var(--area)}

@@ -32,6 +32,7 @@ from gateway.prediction_log.shipping.shipper import Shipper
 from gateway.prediction_log.shipping.sink import RedisSink
 from gateway.prediction_log.shipping.statistics import ShipStatistics
 from gateway.prediction_log.spool.opening import open_store
+from gateway.prediction_log.spool.orphans import orphans
 from gateway.prediction_log.spool.recovery import Recovery
 from gateway.prediction_log.spool.store import DropReason, Lost
 from gateway.prediction_log_config import PredictionLogConfig
@@ -113,6 +114,9 @@ class PredictionLog(Intake):
             open_store, self._config, self._directory, worker=self.worker, now_ms=self._clock_ms()
         )
         store, recovery = await asyncio.to_thread(opening)
+        for orphan in await asyncio.to_thread(orphans, self._directory.parent, self._replica):
+            extra = {"replica": orphan.replica, "records": orphan.records}
+            _log.warning("records of another replica wait in its spool", extra=extra)
         store.on_lost = self.lost
         self.use(store)
         self._recover(recovery)

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
+import msgspec
 import numpy as np
 import pytest
 import redis
@@ -120,7 +121,7 @@ def test_the_same_data_is_no_drift_and_shifted_data_is(
     assert "100 % complete: 500 of 500 live records" in quiet.stdout
     assert "not in the reference, so not judged: out.label" in quiet.stdout
     assert "NO DRIFT" in page.read_text()
-    write(client, predictions(2, 500, first=501, shift=0.5))
+    write(client, predictions(2, 500, first=501, shift=1.0))
     loud = finished(server, "--reference", reference, "--html", page, "--json")
     assert loud.returncode == 3
     found = json.loads(loud.stdout)
@@ -216,6 +217,46 @@ def test_a_monitor_that_is_killed_reads_its_open_window_again_and_nothing_twice(
     assert _pending(client) == 0
 
 
+def test_windows_of_several_replicas_are_full_and_nothing_is_read_twice(
+    server: RedisServer, client: redis.Redis, reference: Path
+) -> None:
+    options = ("--reference", reference, "--window", 99, "--json", "--since", "2026-01-01")
+    for replica in ("r1", "r2", "r3"):
+        records = [
+            msgspec.structs.replace(record, worker=replica, rid=record.rid[:14] + replica.encode())
+            for record in predictions(1, 44)
+        ]
+        write(client, records, replica=replica)
+    with following(server, *options, "--windows", 1) as process:
+        assert document(process)["window"]["records"] == 99
+        process.communicate(timeout=LIMIT_S)
+    with following(server, *options, "--windows", 1) as process:
+        write(client, predictions(2, 66, first=45))
+        found = document(process)["window"]
+        assert found["records"] == 99
+        assert "repeats" not in found["completeness"]
+
+
+def test_a_window_that_cannot_be_judged_does_not_end_a_monitor_that_worked(
+    server: RedisServer, client: redis.Redis, reference: Path
+) -> None:
+    options = ("--reference", _bare(reference), "--window", 50, "--json", "--windows", 3)
+    with following(server, *options) as process:
+        said(process, "following")
+        write(client, predictions(1, 50))
+        assert document(process)["window"]["number"] == 1
+        strange = [
+            msgspec.structs.replace(record, inputs={"other": record.inputs["x"]}, outputs={})
+            for record in predictions(2, 50, first=51, columns=7)
+        ]
+        write(client, strange)
+        said(process, "window 2: none of the columns of bare.parquet")
+        write(client, predictions(3, 50, first=101))
+        assert document(process)["window"]["number"] == 3
+        process.communicate(timeout=LIMIT_S)
+        assert process.returncode == 0
+
+
 def test_sigterm_ends_a_monitor_with_the_last_verdict(
     server: RedisServer, client: redis.Redis, reference: Path
 ) -> None:
@@ -306,6 +347,14 @@ def test_too_few_records_are_not_judged(
     ran = finished(server, "--reference", reference)
     assert (ran.returncode, ran.stdout) == (1, "")
     assert "20 rows are too few to judge; it takes 30" in ran.stderr
+
+
+def _bare(reference: Path) -> Path:
+    """Return a reference of names that other logs do not have."""
+    path = reference.with_name("bare.parquet")
+    table = tables.read(reference)
+    tables.write(path, {f"x.{n}": table[f"in.x.{n}"] for n in range(4)})
+    return path
 
 
 def _judged_by_labels(

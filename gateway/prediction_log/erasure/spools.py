@@ -20,6 +20,7 @@ from gateway.prediction_log.erasure.sought import Sought
 from gateway.prediction_log.erasure.tombstone import Found
 from gateway.prediction_log.spool.lock import LOCK_FILE, SpoolInUse, is_locked, token_of
 from gateway.prediction_log.spool.opening import open_spool
+from gateway.prediction_log.spool.segment import found_in
 from gateway.prediction_log_config import PredictionLogConfig
 
 
@@ -68,7 +69,10 @@ class Spools:
             SpoolInUse: a gateway has started meanwhile.
             OSError: it could not be read or overwritten.
         """
-        return asyncio.run(self._go_through(self.replicas()[replica], sought))
+        directory = self.replicas()[replica]
+        if next(found_in(directory), None) is None:  # of durability memory
+            return GoneThrough(set(), 0, set())
+        return asyncio.run(self._go_through(directory, sought))
 
     def remove_files(self, uris: Iterable[str]) -> int:
         """Delete files of large tensors; return how many were there."""

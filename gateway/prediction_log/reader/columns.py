@@ -93,13 +93,16 @@ def rows_of(records: Sequence[LoggedPrediction]) -> Rows:
     return Rows.of(np.fromiter(map(_rows_of, records), np.int64, len(records)))
 
 
-def join_columns(chunks: Sequence[Mapping[str, Array]]) -> dict[str, Array]:
-    """Append chunks of rows to each other; what a chunk lacks is absent in its rows."""
+def join_columns(chunks: Sequence[dict[str, Array]]) -> dict[str, Array]:
+    """Append chunks of rows to each other; what a chunk lacks is absent in its rows.
+
+    The chunks are emptied on the way, so that the memory is not needed twice.
+    """
     if len(chunks) == 1:
-        return dict(chunks[0])
+        return chunks[0]
     wanted = dict.fromkeys(name for chunk in chunks for name in chunk)
     lengths = [rows_in(chunk) for chunk in chunks]
-    return {name: join([chunk.get(name) for chunk in chunks], lengths) for name in wanted}
+    return {name: join([chunk.pop(name, None) for chunk in chunks], lengths) for name in wanted}
 
 
 def take_rows(columns: Mapping[str, Array], index: Array) -> dict[str, Array]:

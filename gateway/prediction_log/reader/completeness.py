@@ -120,24 +120,20 @@ class Completeness:
         return tuple(w.worker for w in self.of(self.kind) if w.end is End.UNKNOWN)
 
     @property
-    def dropped(self) -> dict[str, int]:
+    def causes(self) -> dict[str, int]:
         """Missing and erased records by cause."""
-        causes: dict[str, int] = {}
+        found: dict[str, int] = {}
         for worker in self.of(self.kind):
             for gap in worker.gaps:
-                causes[gap.cause] = causes.get(gap.cause, 0) + gap.numbers.size
-        return causes
+                found[gap.cause] = found.get(gap.cause, 0) + gap.numbers.size
+        return found
 
     def text(self) -> str:
         """Return lines for a person: the share, then each gap by name."""
         head = f"{_share(self.seen, self.expected)} complete: {self.seen:,} of {self.expected:,} "
-        lines = [f"{head}{self.kind} records"]
+        lines = [f"{head}{self.kind.removesuffix('s')} records"]
         gaps = [(worker, gap) for worker in self.workers for gap in worker.gaps]
-        lines += [
-            f"  missing {gap.numbers.size:,}: {worker.worker} {worker.kind} "
-            f"{gap.numbers}, {gap.cause}"
-            for worker, gap in gaps[:GAPS_SHOWN]
-        ]
+        lines += [_gap_text(worker, gap) for worker, gap in gaps[:GAPS_SHOWN]]
         if len(gaps) > GAPS_SHOWN:
             lines.append(f"  and {len(gaps) - GAPS_SHOWN:,} more gaps")
         lines += [
@@ -163,11 +159,16 @@ class Completeness:
             "seen": self.seen,
             "missing": self.missing,
             "expected": self.expected,
-            "causes": self.dropped,
+            "causes": self.causes,
             "repeats": self.repeats,
             "unreadable": self.unreadable,
             "workers": [_document(worker) for worker in self.workers],
         }
+
+
+def _gap_text(worker: WorkerCompleteness, gap: Gap) -> str:
+    numbers = f"{gap.numbers.size:,}: {worker.worker} {worker.kind} {gap.numbers}"
+    return f"  erased {numbers}" if gap.cause == ERASED else f"  missing {numbers}, {gap.cause}"
 
 
 def _document(worker: WorkerCompleteness) -> dict[str, object]:

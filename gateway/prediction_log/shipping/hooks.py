@@ -35,7 +35,7 @@ class Hooks:
     on_key: Callable[[bytes], Awaitable[object]] | None = None
     """For each blob of a KEY block, before any record after it is sent; may come again."""
     on_tick: Callable[[], Awaitable[object]] | None = None
-    """Every two seconds, with no record under way."""
+    """Every two seconds, with no record under way; while fenced too."""
     schemas: Callable[[str], Mapping[bytes, bytes]] | None = None
     """The column names of a public name, JSON by digest."""
 

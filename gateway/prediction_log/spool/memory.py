@@ -110,7 +110,7 @@ class MemoryStore:
         """Return blocks from a position on; see Store."""
         blocks: list[Block] = []
         following = max(after.offset, self._first)
-        for number, (block,) in self._blocks.items():
+        for number, (block,) in list(self._blocks.items()):
             if number < following:
                 continue
             max_bytes -= len(block.data)
@@ -119,7 +119,8 @@ class MemoryStore:
                 break
             blocks.append(block)
             following = number + 1
-        self._read_to = max(self._read_to, following)
+        if not is_all:
+            self._read_to = max(self._read_to, following)
         return Chunk(blocks, Position(_SEGMENT, following), {})
 
     def is_hot(self, position: Position) -> bool:

@@ -89,6 +89,10 @@ def _open(
     books.spooled.update(recovery.records)
     spool = FileSpool(config, lock, books, EntryIds(scan.last_id), worker=worker)
     _complete_intents(spool, scan, now_ms)
+    if recovery.corrupt or recovery.nameless or recovery.torn_bytes:
+        lost = sum(recovery.corrupt.values()) + recovery.nameless
+        fields = {"records": lost, "torn_bytes": recovery.torn_bytes, "directory": str(directory)}
+        _log.warning("the spool is damaged", extra=fields)
     return spool, recovery
 
 

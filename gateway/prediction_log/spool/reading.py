@@ -193,6 +193,7 @@ def _blamed(
     known: Mapping[int, int], readable: Mapping[int, int], lost: int
 ) -> Iterator[tuple[int, int]]:
     """Lay lost records to the streams that miss some; the sum is what was lost."""
+    known = dict(known)  # the loop may be counting meanwhile
     likeliest = max(known, key=known.__getitem__, default=0)
     missing = {stream: records - readable.get(stream, 0) for stream, records in known.items()}
     for stream, records in missing.items():

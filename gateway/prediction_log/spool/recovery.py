@@ -12,6 +12,7 @@ reduced records may come a little late, so not the very last block alone.
 from __future__ import annotations
 
 from collections import defaultdict, deque
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -67,6 +68,8 @@ class Recovery:
     """Lost since they were written, by stream; not in `records`."""
     torn_bytes: int = 0
     """Of writes that a crash cut short: nobody was told that they were done."""
+    nameless: int = 0
+    """Lost records where no stream at all is known any more."""
     intents: list[tuple[int, bytes]] = field(default_factory=list)
     """Stream and blob of intents that nobody has settled and for which there was no room in the
     spool: to be appended as records."""
@@ -85,9 +88,10 @@ class Scan:
     last_id: EntryId = BEFORE_ALL
     _intents: dict[tuple[str, int], tuple[Position, int, list[bytes]]] = field(default_factory=dict)
     """By life and ref: place, stream and blobs."""
-    _last_blocks: defaultdict[tuple[str, int], deque[Block]] = field(
+    _last_blocks: defaultdict[tuple[str, int], deque[tuple[Segment, int, int]]] = field(
         default_factory=lambda: defaultdict(lambda: deque(maxlen=_LAST_BLOCKS))
     )
+    """Segment, offset and end, by life and stream: not the bytes, which may be many."""
     _ended: set[tuple[str, str]] = field(default_factory=set)
     """Worker and name of final audits."""
     _worker: str = ""
@@ -104,9 +108,10 @@ class Scan:
             else:
                 segment.remove()
         self.recovery.ended = self._lives()
-        lost = self.recovery.corrupt.pop(0, 0)
-        if lost and self.streams.names:  # nothing told whose they were
-            self._lose(min(self.streams.names), lost)
+        nameless = self.recovery.corrupt.pop(0, 0)
+        if nameless and self.streams.names:
+            self._lose(min(self.streams.names), nameless)
+        self.recovery.nameless = 0 if self.streams.names else nameless
 
     def intents(self) -> list[tuple[int, int, list[bytes]]]:
         """Return ref to settle with, stream and blobs of the intents that nobody has settled."""
@@ -181,7 +186,7 @@ class Scan:
             self._settle(Position(block.ref >> 32 & 0x7FFFFFFF, block.ref & 0xFFFFFFFF))
         elif block.ref:
             self._intents.pop((self._worker, block.ref), None)
-        self._look_into(block)
+        self._look_into(segment, block)
 
     def _guess(self, block: Block) -> bool:
         """Tell a stream by its records where the block that declared it is lost."""
@@ -216,13 +221,14 @@ class Scan:
         if before.end >= self.offsets.position:
             self._lose(max(before.counts, key=before.counts.__getitem__, default=0), missing)
 
-    def _look_into(self, block: Block) -> None:
+    def _look_into(self, segment: Segment, block: Block) -> None:
         """Keep what may tell the last number of a life, and read the audits."""
         name_and_kind = self.streams.names.get(block.stream)
         if name_and_kind is None:
             return
         if name_and_kind[1] is not StreamKind.AUDIT:
-            self._last_blocks[self._worker, block.stream].append(block)
+            place = segment, block.at.offset, block.end.offset
+            self._last_blocks[self._worker, block.stream].append(place)
             return
         for blob in block.blobs():
             try:
@@ -257,18 +263,18 @@ def _stream_of(logged: Logged) -> tuple[str, StreamKind]:
     return logged.name, StreamKind.SHADOW if logged.is_shadow else StreamKind.LIVE
 
 
-def _numbers(blocks: deque[Block]) -> list[tuple[str, int]]:
-    """Return worker and sequence number of the records in blocks."""
-    numbers: list[tuple[str, int]] = []
-    for block in blocks:
-        for blob in split_payload(block.data, HEADER_BYTES):
+def _numbers(places: Iterable[tuple[Segment, int, int]]) -> Iterator[tuple[str, int]]:
+    """Yield worker and sequence number of the records in intact blocks."""
+    for segment, start, end in places:
+        with mapped(segment) as data:
+            blobs = split_payload(data[start:end], HEADER_BYTES)
+        for blob in blobs:
             try:
                 logged = decode_any(blob)
-            except MalformedRecord:
+            except MalformedRecord:  # erased, or of a later version
                 continue
             if isinstance(logged, LoggedPrediction | LoggedLabel):
-                numbers.append((logged.worker, logged.seq))
-    return numbers
+                yield logged.worker, logged.seq
 
 
 def make_stream(number: int, name: str, kind: StreamKind) -> bytes:

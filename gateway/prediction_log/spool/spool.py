@@ -143,15 +143,17 @@ class FileSpool:
             start = after.offset if segment.number == after.segment else 0
             if segment.number < after.segment or start >= segment.written:
                 continue
-            self._supply.in_hand = segment.number
+            if not is_all:
+                self._supply.in_hand = segment.number
             try:
                 found = read_segment(segment, start, limits, settled)
             except FileNotFoundError:  # dropped meanwhile
                 continue
-            self._books.met(found.damage)
             position = Position(segment.number, found.next)
-            if found.blocks or found.corrupt:
+            if not is_all:
+                self._books.met(found.damage)
                 self._read_to = position
+            if found.blocks or found.corrupt:
                 return Chunk(found.blocks, position, dict(found.corrupt))
         return Chunk([], position, {})
 
@@ -210,17 +212,11 @@ class FileSpool:
             return
         self._is_closed = True
         self._waiting.shut()
-        await asyncio.to_thread(self._appender.close)
-        await asyncio.sleep(0)  # the thread's last completions
-        await self._supply.close()
-        current = self._current
-        if current is not None and current.failure is None:
-            await asyncio.to_thread(current.sync)
-        self._seal()
-        if current is not None and not current.first_ms:  # nobody wrote to it
-            self._books.forget(current)
-            current.remove()
         try:
+            await asyncio.to_thread(self._appender.close)
+            await asyncio.sleep(0)  # the thread's last completions
+            await self._supply.close()
+            await self._end_segment()
             await asyncio.to_thread(partial(save, self._directory, self._offsets(), is_synced=True))
         finally:
             self._lock.release()
@@ -301,6 +297,17 @@ class FileSpool:
         if self._current is not None:
             self._last, self._current = self._current, None
             self._last.seal()
+
+    async def _end_segment(self) -> None:
+        """Sync and seal the segment in use; delete it if nobody wrote to it."""
+        current = self._current
+        if current is None:
+            return
+        await asyncio.to_thread(current.sync)
+        self._seal()
+        if not current.first_ms:
+            self._books.forget(current)
+            current.remove()
 
     def _completed(self, writes: list[Write]) -> None:
         """Take note of how writes went, and tell who waits for them."""

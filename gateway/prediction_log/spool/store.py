@@ -2,7 +2,7 @@
 
 Knows blocks and streams, and neither files nor Redis. Implemented by FileSpool (spool.py) and
 MemoryStore (memory.py). Every method is called on the event loop's thread, except `read` where
-`is_hot` is false, and `erase`; these two are never called at the same time.
+`is_hot` is false or with `is_all`, and `erase`; never two of these at the same time.
 
 What is counted, to the unit, for each stream and at every instant:
   - `spooled` = appended or recovered - shipped or settled - lost. A record is appended when `done`
@@ -125,7 +125,8 @@ class Store(Protocol):
     ) -> Chunk:
         """Return blocks from a position on, oldest first: at least one, if there is one.
 
-        After a rewind blocks that are settled are left out, except with `is_all`.
+        After a rewind blocks that are settled are left out. With `is_all` they are not; that is for
+        somebody else than the shipper, changes nothing, and may be called in any thread.
         """
 
     def is_hot(self, position: Position) -> bool:

@@ -54,9 +54,9 @@ def test_a_small_run_measures_every_durability_and_names_the_gaps(tmp_path: Path
     assert [rate.durability for rate in results.rates] == list(log_rates.DURABILITIES)
     for rate in results.rates:
         (sample,) = rate.samples
-        assert 0 < sample.intake_us
-        assert 0 < sample.shipping_us
-        assert 0 < sample.whole_us
+        assert sample.intake_us > 0
+        assert sample.shipping_us > 0
+        assert sample.whole_us > 0
         assert 4 * FEATURES < sample.spool_bytes < 1_000
         assert 1 <= sample.shipped_at_once <= RECORDS
     assert results.reading is not None

@@ -370,3 +370,26 @@ def test_a_killed_gateway_whose_spool_is_at_hand_is_not_waited_for(world: World)
     assert world.erase(timeout_s=0.2).left == []
     world.client.set(tombstone.alive_key("gw-1"), "one of the same name elsewhere")
     assert world.erase(timeout_s=0.2).left == ["gw-1: it runs and has not acknowledged in time"]
+
+
+def test_the_folder_of_a_gateway_without_files_is_left_as_it_is(world: World) -> None:
+    directory = world.spools / "gw-1"
+    directory.mkdir(parents=True)
+    (directory / "lock").touch()
+    world.client.sadd(tombstone.REPLICAS_KEY, "gw-1")
+    assert world.erase().left == []
+    assert [path.name for path in directory.iterdir()] == ["lock"]
+
+
+def test_bytes_of_entries_that_somebody_deleted_before_go_as_well(world: World) -> None:
+    key = put(world.client, [theirs(1), mine(2, new_id()), theirs(3)])
+    info: Any = world.client.xinfo_stream(key)
+    if "max-deleted-entry-id" not in info:
+        pytest.skip("this server does not say that entries were deleted")
+    entries: Any = world.client.xrange(key)
+    world.client.xdel(key, entries[1][0])
+    dump: Any = world.client.dump(key)
+    assert MARK in dump
+    assert world.erase().left == []
+    assert world.traces() == []
+    assert len(blobs_in(world.client, key)) == 2

@@ -30,7 +30,8 @@ def small_groups(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def what(**changes: Any) -> reader.What:  # Any: fields of What
-    return reader.What(**{"name": "digits", "labels": False} | changes)
+    fields: dict[str, Any] = {"name": "digits", "labels": False}  # Any: as above
+    return reader.What(**fields | changes)
 
 
 def rows(path: Path) -> list[dict[str, Any]]:  # Any: values of a table

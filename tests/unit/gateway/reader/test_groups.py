@@ -76,9 +76,8 @@ def test_each_record_is_given_to_one_consumer(client: redis.Redis) -> None:
 
 def test_a_group_begins_where_it_is_told(client: redis.Redis) -> None:
     ids = put(client, [prediction(n) for n in range(1, 11)])
-    for number, since in enumerate(
-        ((STARTED_MS + 8) / 1e3, str(ids[7]), f"({ids[6]}", f"{STARTED_MS + 7}-1")
-    ):
+    moments: list[reader.When] = [(STARTED_MS + 8) / 1e3, str(ids[7]), f"({ids[6]}"]
+    for number, since in enumerate([*moments, f"{STARTED_MS + 7}-1"]):
         members = GroupReader(client, "digits", f"monitor-{number}", "one")
         members.begin(since)
         assert numbers(read(members)) == [8, 9, 10]

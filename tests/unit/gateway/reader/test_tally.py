@@ -228,6 +228,7 @@ def test_erased_numbers_are_named_and_are_no_loss() -> None:
     assert gaps(found) == [(WORKER, "3", "not in the stream"), (WORKER, "4-5", "erased")]
     assert (found.missing, found.expected) == (1, 4)
     assert found.workers[0].erased == 2
+    assert f"  erased 2: {WORKER} live 4-5" in found.text().splitlines()
 
 
 def test_workers_do_not_fill_each_other_s_gaps() -> None:

@@ -20,6 +20,7 @@ from tests.support.shipping import (
     Setting,
     numbers,
     running,
+    settings,
     standing,
 )
 
@@ -65,6 +66,48 @@ def test_records_whose_ids_another_writer_has_overtaken_get_new_ones(
     client.xdel(KEY, f"{START_MS}-4", f"{START_MS + 1_000}-0")
     assert numbers(client) == [1, *range(6, 11), *range(2, 6), *range(11, 16)]
     assert warnings(caplog) == ["another writer used this replica's stream"]
+
+
+def test_overtaken_records_for_which_the_spool_has_no_room_are_counted_as_lost(
+    server: RedisServer, client: redis.Redis, tmp_path: Path
+) -> None:
+    client.xadd(KEY, {"r": b"foreign"}, id=f"{START_MS + 1}-0")
+
+    async def scenario() -> None:
+        config = settings(durability="memory", buffer_records=20)
+        setting = Setting(server.url, tmp_path, config, clock_ms=lambda: START_MS)
+        async with running(setting) as rig:
+            rig.offer(20)
+            await rig.until_shipped()
+            assert rig.ledger.drops == {DropReason.QUEUE_RECORDS: 20}
+            rig.offer(3)
+            await rig.until_shipped()
+            assert rig.shipped == 3
+
+    asyncio.run(scenario())
+    assert len(standing(client)) == 4
+
+
+def test_a_stream_that_kept_half_a_block_gets_the_other_half_again(
+    server: RedisServer, client: redis.Redis, tmp_path: Path
+) -> None:
+    async def scenario() -> None:
+        setting = Setting(server.url, tmp_path, clock_ms=lambda: START_MS)
+        async with running(setting) as rig:
+            rig.offer(10)
+            await rig.until_shipped()
+            kept = standing(client)[:4]
+            client.delete(KEY)
+            for entry_id, blob in kept:
+                client.xadd(KEY, {"r": blob}, id=str(entry_id))
+            rig.offer(2)
+            await rig.until_shipped()
+            assert rig.statistics.rewound == 6
+            assert rig.statistics.duplicates == 4
+            assert rig.shipped == rig.expected == 12
+
+    asyncio.run(scenario())
+    assert numbers(client) == list(range(1, 13))
 
 
 def test_a_stream_that_somebody_numbered_beyond_reason_costs_only_its_own_records(

@@ -284,7 +284,9 @@ def test_a_record_that_redis_would_not_read_is_dropped_alone(
     assert [len(blob) for _, blob in standing(client)] == [2, 600_001, 600_001, 2, 2, 2]
 
 
-@pytest.mark.parametrize("answer", [b"+OK\r\n", b"-ERR unknown command\r\n", b":1\r\n"])
+@pytest.mark.parametrize(
+    "answer", [b"+OK\r\n", b"-ERR unknown command\r\n", b":1\r\n", b"-LOADING the dataset\r\n"]
+)
 def test_a_server_that_talks_nonsense_gets_nothing_and_costs_nothing(
     answer: bytes, tmp_path: Path
 ) -> None:

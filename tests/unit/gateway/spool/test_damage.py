@@ -206,3 +206,19 @@ def test_keys_and_intents_survive_beside_damage(tmp_path: Path) -> None:
         await opened.spool.close()
 
     asyncio.run(scenario())
+
+
+def test_a_loss_is_counted_also_where_no_stream_is_known_any_more(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        opened = Opened(tmp_path / "r")
+        opened.add(blob_of(1), blob_of(2))
+        await opened.spool.close()
+        (tmp_path / "r" / "offsets").unlink()
+        flip(opened.segments[0], HEADER_BYTES + 4 + len("w@1") + 60)
+        again = Opened(tmp_path / "r", worker="w@2")
+        assert again.recovery.nameless == 2
+        assert again.recovery.corrupt == again.recovery.records == {}
+        assert again.blocks() == []
+        await again.spool.close()
+
+    asyncio.run(scenario())

@@ -57,6 +57,20 @@ def test_many_appends_over_many_segments_keep_their_order(
     asyncio.run(scenario())
 
 
+def test_a_thread_reports_to_uvloop_as_well(tmp_path: Path) -> None:
+    uvloop = pytest.importorskip("uvloop")
+
+    async def scenario() -> None:
+        opened = Opened(tmp_path / "r", THREAD)
+        opened.fill(100)
+        assert await opened.have_outcomes(100) == [None] * 100
+        await opened.spool.housekeeping(opened.now_ms)
+        await opened.spool.close()
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(scenario())
+
+
 @BOTH
 def test_closing_writes_what_is_queued(tmp_path: Path, config: PredictionLogConfig) -> None:
     async def scenario() -> None:
