@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -138,13 +140,21 @@ def offsets_are_written(folder: Path) -> None:
 
     What they do not say is sent again by the next start, and what was deleted comes back by that.
     """
-    (file,) = (folder / "spool").rglob(offsets.FILE)
+    file = folder / "spool" / "gw-1" / offsets.FILE
+
+    def stamp() -> tuple[int, int]:
+        if not file.exists():
+            return 0, 0
+        found = file.stat()
+        return found.st_ino, found.st_mtime_ns
+
     for _ in range(2):  # the first one may have been begun before
-        before = file.stat().st_ino, file.stat().st_mtime_ns
-        wait_until(
-            lambda before=before: (file.stat().st_ino, file.stat().st_mtime_ns) != before,
-            "the offsets are written",
-        )
+        before = stamp()
+        wait_until(partial(_differs, stamp, before), "the offsets are written")
+
+
+def _differs(look: Callable[[], tuple[int, int]], before: tuple[int, int]) -> bool:
+    return look() != before
 
 
 def gaps(report: Completeness) -> set[Gap]:

@@ -161,12 +161,13 @@ def _blocks(laid_out: Array) -> Iterator[Array]:
 def _count(values: Floats, found: _Range) -> npt.NDArray[np.int64]:
     """Return the counts of equal bins from low to high; all in the first one where they meet."""
     low, high = found.low, found.high
-    # Halved, because the difference of two finite numbers need not be finite.
-    width = high / 2 - low / 2
+    # The difference of two finite numbers need not be finite; halves of the smallest are zero.
+    factor = 1.0 if math.isfinite(high - low) else 0.5
+    width = high * factor - low * factor
     if not width:
         places = np.zeros(values.size, np.int64)
     else:
-        shares = (values.reshape(-1) / 2 - low / 2) / width
+        shares = (values.reshape(-1) * factor - low * factor) / width
         places = np.minimum(shares * BINS, BINS - 1).astype(np.int64)
     return np.bincount(places, minlength=BINS)
 

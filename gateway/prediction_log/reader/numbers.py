@@ -30,7 +30,7 @@ class NumberSet:
 
     __slots__ = ("_ends", "_starts", "came_late", "count", "following")
 
-    def __init__(self, ranges: Iterable[Range] = ()) -> None:
+    def __init__(self) -> None:
         self._starts: list[int] = []
         self._ends: list[int] = []
         self.following = 0
@@ -38,9 +38,6 @@ class NumberSet:
         self.count = 0
         self.came_late = False
         """Whether a number came after a greater one."""
-        for first, last in ranges:
-            for number in range(first, last + 1):
-                self.add(number)
 
     def __contains__(self, number: int) -> bool:
         at = bisect_right(self._starts, number) - 1

@@ -10,9 +10,9 @@ any other (a scalar, a setting) is repeated in each of the record's rows. Last a
     in.x.channel.0.mean, in.x.histogram.7, in.x.thumb.12, in.x.digest, in.x.uri
     in.x.kept                       why it is not whole: redacted, malformed or Reduced.kind
 
-Statistics that the gateway took are those of the record's whole tensor and repeat in its rows;
-those of a tensor that is whole but wide are taken here, per row. BYTES are text (UTF-8, other
-bytes escaped); BF16 and FP16 become float32.
+Statistics that the gateway took are those of the record's whole tensor and repeat in its rows; a
+thumbnail is that of the first row, and stands there. Statistics of a tensor that is whole but wide
+are taken here, per row. BYTES are text (UTF-8, other bytes escaped); BF16 and FP16 become float32.
 """
 
 from __future__ import annotations
@@ -265,17 +265,12 @@ def _add_start(pieces: _Pieces, column: str, tensor: LoggedTensor, at: Array) ->
 
 
 def _add_thumb(pieces: _Pieces, column: str, payload: Reduced, at: Array) -> None:
-    """Add a small picture per row, or one for all rows."""
-    shape = payload.thumb_shape
+    """Add the small picture, which is that of the first row."""
     values = np.frombuffer(payload.data, np.float32) if len(payload.data) % 4 == 0 else _NOTHING
-    if values.size != math.prod(shape):
+    if values.size != math.prod(payload.thumb_shape) or values.size > MAX_COLUMNS:
         return
-    is_cut = shape[0] == len(at) and len(shape) > 1
-    table = values.reshape(len(at), -1) if is_cut else np.tile(values, (len(at), 1))
-    if table.shape[1] > MAX_COLUMNS:
-        return
-    for index in range(table.shape[1]):
-        pieces.setdefault(f"{column}.{index}", []).append((at, table[:, index]))
+    for index in range(values.size):
+        pieces.setdefault(f"{column}.{index}", []).append((at[:1], values[index : index + 1]))
 
 
 _NOTHING: Final = np.empty(0, np.float32)

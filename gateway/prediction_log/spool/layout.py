@@ -41,11 +41,13 @@ class Layout:
     def begin(self, segment: Segment, before: Segment | None) -> None:
         """Write the first block of a segment: whose it is, and how many records went before.
 
+        Only written ones count: this block may be there before those that wait for a thread.
+
         Raises:
             OSError: as writing does.
         """
         is_next = before is not None and before.number == segment.number - 1
-        ref = before.records + 1 if before is not None and is_next else 0
+        ref = before.total + 1 if before is not None and is_next else 0
         block = make_note(BlockKind.LIFE, self._worker, (ref, 0, segment.salt))
         segment.write([block], 0, len(block))
         segment.planned = segment.written = len(block)

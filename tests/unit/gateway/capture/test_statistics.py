@@ -1,4 +1,4 @@
-"""Statistics of tensors of every datatype, and of the odd ones; agreement with numpy is a property."""
+"""Statistics of tensors of every datatype, and odd ones; agreement with numpy is a property."""
 
 from __future__ import annotations
 

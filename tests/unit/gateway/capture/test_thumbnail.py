@@ -12,7 +12,7 @@ from gateway.prediction_log.capture.thumbnail import thumbnail
 def picture_of(array: Array, datatype: str = "FP32") -> Array:
     found = thumbnail(datatype, array.shape, array.tobytes())
     assert found is not None
-    return np.frombuffer(found.data, "<f4").reshape(found.shape)
+    return np.frombuffer(found.data, "<f4").reshape(found.shape).copy()
 
 
 def test_parts_of_equal_size_are_averaged() -> None:

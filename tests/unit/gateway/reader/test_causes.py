@@ -63,6 +63,10 @@ def test_a_gap_across_an_audit_is_told_in_its_parts() -> None:
     assert causes([9, 10, 11], audits) == [("9-10", "queue_bytes"), ("11", "not in the stream")]
 
 
+def test_a_gap_whose_parts_have_one_cause_is_one_gap() -> None:
+    assert causes([9, 10, 11], [audit(11, 10), audit(31, 30)]) == [("9-11", "not in the stream")]
+
+
 def test_what_was_spooled_may_be_dropped_long_after_it_got_its_number() -> None:
     audits = [audit(11, 10), audit(21, 20, {"oldest_segment": 3}), audit(31, 30)]
     audits[2] = audit(31, 30, {"oldest_segment": 3})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import struct
 import sys
 import time
 from datetime import UTC, datetime
@@ -16,9 +17,14 @@ import redis
 from gateway.cli import log
 from gateway.cli.log_client import moment
 from gateway.demo.redis_server import RedisServer
+from gateway.prediction_log.capture.policy import seal_context
+from gateway.prediction_log.privacy.key_store import KEYS_KEY, key_field
+from gateway.prediction_log.privacy.seal import SubjectKeys
 from gateway.prediction_log.reader.show import render_line
+from gateway.prediction_log.record import LoggedTensor
 from gateway.prediction_log.streams import StreamKind
 from tests.support.log_streams import KEY, STARTED_MS, WORKER, audit, drop, label, prediction, put
+from tests.support.privacy import MASTER_KEY
 
 pytestmark = pytest.mark.redis
 
@@ -117,6 +123,46 @@ def test_export_writes_a_file_and_tells_what_is_missing(
     assert run(*words, "--since", f"{STARTED_MS + 9}-0", "--json") == 0
     document = json.loads(capsys.readouterr().out)
     assert (document["rows"], document["completeness"]["missing"]) == (2, 0)
+
+
+def test_sealed_tensors_are_opened_with_the_configured_key(
+    server: RedisServer,
+    client: redis.Redis,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    (tmp_path / "master").write_text(f"{MASTER_KEY.hex()}\n")
+    (tmp_path / "sluice.toml").write_text(
+        f'[redis]\nurl = "{server.url}"\n'
+        '[prediction_log.privacy]\nsubject = "header:x-user"\nkey_file = "keys"\n'
+        'master_key_file = "master"\n'
+    )
+    tag, blobs = b"\x07" * 16, dict[str, bytes]()
+    keys = SubjectKeys(
+        MASTER_KEY,
+        on_new_key=lambda tag, key_id, blob: blobs.update({key_field(tag, key_id): blob}),
+        clock_ms=lambda: STARTED_MS,
+    )
+    record = prediction(1)
+    data = struct.pack("<2f", 3, 4)
+    sealed = keys.key_of(tag).seal(data, seal_context(record.rid, "x"))
+    inputs = {"x": LoggedTensor("FP32", (1, 2), sealed)}
+    put(client, [prediction(1, inputs=inputs, subject=tag)])
+    path = tmp_path / "digits.parquet"
+    words = ["export", "digits", "--parquet", str(path), "--config", str(tmp_path / "sluice.toml")]
+    assert run(*words) == 0
+    assert parquet.read_table(path).column("in.x.kept").to_pylist() == ["seal"]
+    assert run(*words, "--unseal") == 0  # the key is not there: it was erased, as far as one knows
+    assert parquet.read_table(path).column("in.x.kept").to_pylist() == ["erased"]
+    for field, blob in blobs.items():
+        client.hset(KEYS_KEY, field, blob)
+    assert run(*words, "--unseal") == 0
+    [row] = parquet.read_table(path).to_pylist()
+    assert (row["in.x.0"], row["in.x.1"]) == (3, 4)
+    capsys.readouterr()
+    (tmp_path / "master").write_text(f"{'00' * 32}\n")
+    assert run(*words, "--unseal") == 1
+    assert "cannot write" in capsys.readouterr().err
 
 
 def test_what_cannot_be_done_is_said_with_the_right_code(

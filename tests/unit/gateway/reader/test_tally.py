@@ -186,6 +186,20 @@ def test_repeats_are_dropped_by_worker_and_number_and_by_request() -> None:
     assert "2 repeats were left out" in found.text()
 
 
+def test_a_label_that_came_twice_counts_once() -> None:
+    tally = Tally(LABELS)
+    tally.begin(LABELS, "labels", 0)
+    assert tally.label(label(1, 5), "labels")
+    assert not tally.label(label(1, 5), "labels")
+    found = tally.completeness()
+    assert (found.seen, found.repeats) == (1, 1)
+
+
+def test_a_name_that_only_looks_like_a_time_is_none() -> None:
+    records = [prediction(n, worker="gw-1@soon") for n in (60, 61)]
+    assert read(records, begin_ms=STARTED_MS + 50).is_complete
+
+
 def test_the_memory_of_request_ids_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tally_module, "REMEMBERED", 10)
     tally = Tally(LIVE)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from engines.tensors import BYTES, encode_bytes
+from gateway.prediction_log.reader import tensors
 from gateway.prediction_log.reader.columns import to_columns
 from gateway.prediction_log.record import LoggedTensor, Reduced
 from tests.support.log_streams import floats, prediction
@@ -65,13 +66,14 @@ def test_the_start_of_a_cut_tensor_stands_where_it_belongs_and_the_rest_is_absen
     assert of(LoggedTensor("BF16", (2,), halves))[""] == [1.0, None, None]
 
 
-def test_a_thumbnail_is_one_picture_or_one_per_row() -> None:
+def test_a_thumbnail_is_that_of_the_first_row() -> None:
     pixels = np.arange(4, dtype="<f4").tobytes()
-    one = Reduced(kind="thumb", thumb_shape=(1, 2, 2), data=pixels)
-    found = of(LoggedTensor("FP32", (2, 1, 99, 99), one))
-    assert [found[f".thumb.{i}"] for i in range(4)] == [
-        [float(i), float(i), None] for i in range(4)
-    ]
+    for shape in ((1, 2, 2), (2, 2)):
+        picture = Reduced(kind="thumb", thumb_shape=shape, data=pixels)
+        found = of(LoggedTensor("FP32", (2, 1, 99, 99), picture))
+        assert [found[f".thumb.{i}"] for i in range(4)] == [
+            [float(i), None, None] for i in range(4)
+        ]
 
 
 @pytest.mark.parametrize("kind", ["seal", "erased", "skipped", "lost", "later"])
@@ -102,3 +104,37 @@ def test_errors_of_length_that_cancel_out_are_found() -> None:
     records = [prediction(n, inputs={"x": t}, outputs={}) for n, t in ((1, long), (2, short))]
     columns = to_columns(records)
     assert columns["in.x.kept"].tolist() == ["malformed", "malformed"]
+
+
+def test_what_was_kept_and_cannot_be_read_leaves_its_kind() -> None:
+    for reduced in (
+        Reduced(kind="trunc", data=b"123"),
+        Reduced(kind="thumb", thumb_shape=(2, 2), data=b"123"),
+        Reduced(kind="thumb", thumb_shape=(2, 2), data=bytes(12)),
+    ):
+        assert of(LoggedTensor("FP32", (2, 2), reduced)) == {
+            ".kept": [reduced.kind, reduced.kind, None]
+        }
+
+
+def test_the_start_of_a_setting_repeats_in_every_row() -> None:
+    start = Reduced(kind="trunc", data=np.array([1, 2], "<f4").tobytes())
+    found = of(LoggedTensor("FP32", (3,), start))
+    assert [found[f".{i}"] for i in range(3)] == [[1, 1, None], [2, 2, None], [None, None, None]]
+
+
+def test_the_start_of_a_wide_tensor_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tensors, "MAX_COLUMNS", 3)
+    start = Reduced(kind="trunc", data=bytes(8))
+    assert of(LoggedTensor("FP32", (2, 4), start)) == {".kept": ["trunc", "trunc", None]}
+    pixels = Reduced(kind="thumb", thumb_shape=(2, 2), data=bytes(16))
+    assert of(LoggedTensor("FP32", (2, 4), pixels)) == {".kept": ["thumb", "thumb", None]}
+
+
+def test_a_form_with_cut_and_with_repeated_tensors_gives_each_its_own() -> None:
+    inputs = {"rows": floats(2, 1), "x": floats(2, start=5)}
+    setting = {"rows": floats(3, 1), "x": floats(2, start=5)}
+    columns = to_columns([prediction(1, inputs=inputs), prediction(2, inputs=setting)])
+    assert columns["in.x"][:2].tolist() == [5, 6]
+    assert columns["in.x.0"][2:].tolist() == [5, 5, 5]
+    assert columns["in.x.1"][2:].tolist() == [6, 6, 6]

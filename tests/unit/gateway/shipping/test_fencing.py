@@ -128,7 +128,7 @@ def test_a_silent_owner_is_followed_and_ids_go_on_above_its_own(
 ) -> None:
     """Our clock is behind that of the gateway that is gone."""
     seconds, _ = client.time()
-    client.set(OWNER, f"somebody:{(seconds - 29) * 1000}")
+    client.set(OWNER, f"somebody:{(seconds - 15) * 1000}")
     client.xadd(KEY, {"r": b"\x010"}, id=f"{START_MS + 5_000}-2")
 
     async def scenario() -> None:
@@ -136,7 +136,7 @@ def test_a_silent_owner_is_followed_and_ids_go_on_above_its_own(
         async with running(setting) as rig:
             rig.offer(4)
             await rig.until(lambda: rig.statistics.is_fenced)
-            monkeypatch.setattr(fencing, "STALE_MS", 20_000)
+            monkeypatch.setattr(fencing, "STALE_MS", 10_000)
             await rig.until_shipped()
             assert rig.statistics.collisions == 4
             rig.offer(2)
