@@ -3,11 +3,12 @@
 PYTHON ?= python3
 BIN := .venv/bin
 TRITON := .venv-tritonclient
-CONFORMANCE := tests/conformance tests/e2e/test_workers.py tests/e2e/test_workers_answers.py tests/e2e/test_load.py
+CONFORMANCE := tests/conformance tests/e2e/test_workers.py tests/e2e/test_workers_answers.py tests/e2e/test_load.py \
+    tests/e2e/test_log_chaos.py tests/e2e/test_log_losses.py tests/e2e/test_log_storm.py tests/e2e/test_log_readers.py tests/e2e/test_erasure.py
 PEERS := fastapi mlserver kserve litserve bentoml ray
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --constraint constraints.txt
 
-.PHONY: demo test conformance check bench bench-smoke bench-tools bench-peers load traffic protos perf-analyzer triton-venv format clean
+.PHONY: demo test conformance check bench bench-smoke bench-tools bench-peers load traffic log-cost protos perf-analyzer triton-venv format clean
 
 demo: .venv/demo-installed ## train, serve and query a digit classifier (ONCE=1: then stop)
 	@$(BIN)/sluice demo $(if $(ONCE),--once) $(if $(REDIS),--redis $(REDIS))
@@ -50,6 +51,10 @@ traffic: .venv/dev-installed ## how fast changes spread, what a shadow and a dec
 	$(BIN)/python -m loadtests.micro.decide
 	$(BIN)/python -m loadtests.shadow
 	$(BIN)/python -m loadtests.propagation
+
+log-cost: .venv/dev-installed ## what the prediction log costs and how it is felt; 20 minutes, on a quiet machine
+	$(BIN)/python -m loadtests.micro.log_rates
+	for what in stopped thread disk; do $(BIN)/python -m loadtests.log_latency $$what; done
 
 perf-analyzer: .venv/dev-installed ## Triton's perf_analyzer, unmodified, against a live gateway
 	$(BIN)/python -m loadtests.perf_analyzer $(ARGS)

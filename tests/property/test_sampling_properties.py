@@ -42,7 +42,8 @@ def test_the_weights_sum_to_the_traffic_whatever_the_pattern_of_the_ids(
 @pytest.mark.parametrize("pattern", PATTERNS)
 def test_places_are_spread_evenly_and_so_are_those_of_the_whole_share(pattern: str) -> None:
     for bits in (4, 8):
-        places, cells = 1 << bits, {}
+        places = 1 << bits
+        cells: dict[int, int] = {}
         for n in range(COUNT):
             cell = place(PATTERNS[pattern](n)) >> (32 - bits)
             cells[cell] = cells.get(cell, 0) + 1
