@@ -8,6 +8,7 @@ capture/test_kept_tensors.py, and records with work still to be done in capture/
 from __future__ import annotations
 
 import struct
+from copy import copy
 from dataclasses import replace
 from typing import Any
 
@@ -263,13 +264,33 @@ DIFFERENCES: dict[str, Any] = {  # Any: a field's value
 @pytest.mark.parametrize("field", DIFFERENCES)
 def test_a_record_that_differs_from_the_one_before_in_one_field_says_so(field: str) -> None:
     encoder = RecordEncoder(worker=WORKER, policy=KEPT)
-    before = blob_of(encoder, ordinary_record(), 9)
-    record = ordinary_record()
+    first = ordinary_record()
+    before = blob_of(encoder, first, 9)
+    record = copy(first)  # of the same choice and the same batch
     setattr(record, field, DIFFERENCES[field])
     blob = blob_of(encoder, record, 9)
     assert decode(blob) == expected(record, 9) != decode(before)
     assert is_of_fixed_widths(blob)
+    assert blob_of(encoder, first, 9) == before
+
+
+def test_a_record_of_forms_that_are_known_takes_one_look_at_its_tensors(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    encoder = RecordEncoder(worker=WORKER, policy=KEPT)
+    before = blob_of(encoder, ordinary_record(), 9)
+
+    def refuse(*_: object) -> bytes:
+        raise AssertionError("the long way")
+
+    monkeypatch.setattr(encoder, "_assemble", refuse)
     assert blob_of(encoder, ordinary_record(), 9) == before
+    record = ordinary_record()
+    record.subject, record.weight, record.sampled_as = "ada", 10.0, "slow"
+    assert decode(blob_of(encoder, record, 9)) == expected(record, 9)
+    record.outputs = (record.outputs[0]._replace(shape=(1, 1)),)
+    with pytest.raises(AssertionError, match="the long way"):
+        encoder.encode(record, 9)
 
 
 def test_no_field_of_a_default_stands_in_an_ordinary_record_but_numbers() -> None:

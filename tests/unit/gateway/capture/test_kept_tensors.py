@@ -59,18 +59,19 @@ def test_tensors_of_one_name_and_size_but_another_datatype_or_shape_are_told_apa
 
 @pytest.mark.parametrize("is_input", [True, False])
 def test_without_privacy_text_is_dropped_and_numbers_are_kept(is_input: bool) -> None:
-    secret = Tensor("t", BYTES, (2,), encode_bytes([b"Ada", b"Lovelace"]))
     number = Tensor("x", "FP32", (1,), bytes(4))
     encoder = RecordEncoder(worker="w", policy=policy_of())
-    for size in (3, 4, 3):  # texts of other sizes share what is known of them
+    # Texts of other sizes share what is known of them, and those of other shapes do not.
+    for name, shape in ((b"Ada", (1,)), (b"Ada L.", (1,)), (b"Ada", (1, 1)), (b"Ada", (1,))):
+        secret = Tensor("t", BYTES, shape, encode_bytes([name]))
         record = ordinary_record()
-        side = (secret._replace(data=secret.data[: size + 4]), number)
+        side = (secret, number)
         record.inputs, record.outputs = (side, (number,)) if is_input else ((number,), side)
         blob = blob_of(encoder, record)
         logged = decode(blob)
         found = logged.inputs if is_input else logged.outputs
         assert found == {
-            "t": LoggedTensor(BYTES, (2,), None),
+            "t": LoggedTensor(BYTES, shape, None),
             "x": LoggedTensor("FP32", (1,), bytes(4)),
         }
         assert b"Ada" not in blob

@@ -139,6 +139,9 @@ def test_closing_finishes_what_waits() -> None:
 
 def test_at_the_limit_of_closing_what_is_left_is_told_once_that_it_is_not_finished() -> None:
     async def main() -> None:
+        troubles: list[object] = []
+        loop = asyncio.get_running_loop()
+        loop.set_exception_handler(lambda _, context: troubles.append(context))
         gate = threading.Event()
         reducer, outcomes = Reducer(100 * SIZE), Outcomes()
         for n in range(3):
@@ -151,6 +154,7 @@ def test_at_the_limit_of_closing_what_is_left_is_told_once_that_it_is_not_finish
         await asyncio.to_thread(thread.join, 10)
         await asyncio.sleep(0)  # what the thread had still finished is delivered, and ignored
         assert len(outcomes.told) == 3
+        assert troubles == []
 
     asyncio.run(main())
 
