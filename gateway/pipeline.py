@@ -253,7 +253,8 @@ class Pipeline:
                     outcome.outputs,
                     b"",
                     "" if log.subject_of is None else log.subject_of(request),
-                )
+                ),
+                True,
             )
         self._answer(call, answer, ServedBy(call.rid, target.serving))
 
@@ -321,7 +322,7 @@ class Pipeline:
             )
             if self._log.subject_of is not None:
                 record.subject = self._log.subject_of(request)
-            self._log.offer(record)
+            self._log.offer(record, True)
         self._answer(call, error, ServedBy(call.rid, target.serving if target else NOBODY))
 
     def _origin(self, target: Target, call: Call) -> Origin:

@@ -191,7 +191,12 @@ class RoutePlane:
         self.shadows = Shadows(load_copy=repository.load_copy, log=log)
         board = RedisUnitBoard(redis.url, timeout_s=control.timeout_s) if redis else None
         self.units = Units(UnitCounter(), board)
-        self.watch = RouteWatch(shadows=self.shadows, units=self.units.counter, draw=draw)
+        self.watch = RouteWatch(
+            shadows=self.shadows,
+            units=self.units.counter,
+            draw=draw,
+            subject_of=log.subject_of,
+        )
         self.sync: Sync | None = None
 
     async def open(self, routes: list[Route]) -> None:

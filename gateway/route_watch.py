@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 from gateway.directory import Target
 from gateway.pipeline import Call
-from gateway.request import correlation_id
+from gateway.request import InferRequest, correlation_id
 from gateway.route_control.units import UnitCounter
 from gateway.shadowing import Mirrored, Shadows
 from router.policy import REASON_SLOT, CompiledRoute
@@ -23,10 +23,18 @@ logger = logging.getLogger(__name__)
 class RouteWatch:
     """Offers admitted requests to their route's shadows, and counts the units of experiments."""
 
-    def __init__(self, *, shadows: Shadows, units: UnitCounter, draw: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        *,
+        shadows: Shadows,
+        units: UnitCounter,
+        draw: Callable[[], float],
+        subject_of: Callable[[InferRequest], str] | None = None,
+    ) -> None:
         self._shadows = shadows
         self._units = units
         self._draw = draw
+        self._subject_of = subject_of
         self.failures = 0
         """Requests that were not mirrored or counted because of a bug here."""
 
@@ -58,6 +66,8 @@ class RouteWatch:
             revision=target.revision,
             variant=target.assigned,
             inputs=call.inputs,
+            # The shadow's record may be kept where the live one is not: it is to be found by itself.
+            subject="" if self._subject_of is None else self._subject_of(call.request),
         )
         for shadow, is_sampled in mirrors:
             self._shadows.offer(mirrored, shadow.name, is_sampled)

@@ -19,6 +19,7 @@ import redis
 from prometheus_client import start_http_server
 
 from gateway import config as configuration
+from gateway.cli import log_client
 from gateway.config_fields import ConfigError
 from gateway.drift import (
     concept,
@@ -164,9 +165,8 @@ def _frame(arguments: argparse.Namespace, client: redis.Redis) -> Frame:
         labels=arguments.labels,
     )
     if not len(frame):
-        if arguments.model not in (known := reader.known_names(client)):
-            names = ", ".join(known) or "no name at all"
-            raise _Stop(FAILED, f"the log has nothing of {arguments.model!r}; it has {names}")
+        for sentence in log_client.absent(client, [arguments.model]):
+            raise _Stop(FAILED, sentence)
         raise _Stop(FAILED, f"no record of {arguments.model!r} is in that window")
     return frame
 

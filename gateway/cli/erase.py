@@ -18,6 +18,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from gateway import config as configuration
+from gateway.cli.log_client import absent
 from gateway.config import Config
 from gateway.config_fields import ConfigError
 from gateway.prediction_log.erasure import receipt
@@ -54,7 +55,10 @@ def add_parser(readers: _Commands) -> None:
     erase.add_argument("--config", type=Path, default=_DEFAULT_CONFIG, metavar="FILE")
     erase.add_argument("--redis", metavar="URL", help="default: [redis] url of the configuration")
     erase.add_argument(
-        "--spool", type=Path, metavar="DIR", help="spools of gateways that do not run"
+        "--spool",
+        type=Path,
+        metavar="DIR",
+        help="spools of gateways that do not run; default: the configured folder",
     )
     erase.add_argument(
         "--gone",
@@ -89,6 +93,8 @@ def run(arguments: argparse.Namespace) -> int:
     target: Path | None = arguments.receipt
     if target is not None and not target.parent.is_dir():
         return _refused(f"--receipt: {target.parent} is not a folder")
+    if target is not None and not _is_writable(target):
+        return _refused(f"--receipt: {target} cannot be written")
     folder = arguments.spool or arguments.config.parent / config.prediction_log.spool.directory
     if arguments.spool is not None and not folder.is_dir():
         return _refused(f"--spool: {folder} is not a folder")
@@ -104,6 +110,8 @@ def run(arguments: argparse.Namespace) -> int:
         return _refused(f"--redis: {exc}")
     try:
         with closing(clients[0]) as client, closing(clients[1]) as others:
+            for sentence in absent(client, arguments.name):
+                _say(sentence)
             is_same = config.prediction_log.privacy.keys_url in ("", url)
             spools = Spools(config.prediction_log, folder)
             eraser = Eraser(
@@ -148,9 +156,8 @@ def _client(url: str) -> redis.Redis:
 def _done(outcome: Outcome, arguments: argparse.Namespace, keyring: Keyring) -> int:
     written = receipt.signed(_body(outcome, arguments.name), keyring)
     document = receipt.to_json(written)
-    if arguments.receipt is not None:
-        arguments.receipt.write_bytes(document)
-    if arguments.json:
+    is_kept = arguments.receipt is None or _kept(arguments.receipt, document)
+    if arguments.json or not is_kept:
         sys.stdout.write(document.decode())
     else:
         _print(written)
@@ -158,7 +165,21 @@ def _done(outcome: Outcome, arguments: argparse.Namespace, keyring: Keyring) -> 
         print(f"sluice: left: {sentence}", file=sys.stderr)
     if not outcome.is_complete:
         print("sluice: not complete, run it again", file=sys.stderr)
-    return 0 if outcome.is_complete else 1
+    return 0 if outcome.is_complete and is_kept else 1
+
+
+def _is_writable(target: Path) -> bool:
+    return os.access(target if target.exists() else target.parent, os.W_OK) and not target.is_dir()
+
+
+def _kept(target: Path, document: bytes) -> bool:
+    """Write the receipt. What was erased is erased also if this fails, so nothing is raised."""
+    try:
+        target.write_bytes(document)
+    except OSError as exc:
+        _say(f"erased, but --receipt {target} cannot be written: {exc.strerror}; keep this:")
+        return False
+    return True
 
 
 def _body(outcome: Outcome, names: list[str]) -> Body:

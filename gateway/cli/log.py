@@ -7,12 +7,13 @@ rotate-key (log_keys.py).
 from __future__ import annotations
 
 import argparse
+import sys
 from typing import TYPE_CHECKING
 
 import redis
 
 from gateway.cli import erase, log_export, log_keys, log_stats
-from gateway.cli.log_client import add_source, with_client
+from gateway.cli.log_client import absent, add_source, with_client
 from gateway.prediction_log import reader
 
 if TYPE_CHECKING:
@@ -36,6 +37,8 @@ def tail(arguments: argparse.Namespace) -> int:
     render = reader.render_json if arguments.json else reader.render_line
 
     def show(client: redis.Redis) -> int:
+        for sentence in absent(client, arguments.name):
+            print(f"sluice: {sentence}", file=sys.stderr)
         for prediction in reader.tail(
             client,
             names=arguments.name or None,

@@ -7,7 +7,7 @@ import os
 import re
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
@@ -83,6 +83,15 @@ def with_client(arguments: argparse.Namespace, use: Callable[[redis.Redis], int]
         return 1
     finally:
         client.close()
+
+
+def absent(client: redis.Redis, names: Iterable[str]) -> list[str]:
+    """Return a sentence for each of these names that has nothing in the log."""
+    known = reader.known_names(client)
+    there = ", ".join(known) or "no name at all"
+    return [
+        f"the log has nothing of {name!r}; it has {there}" for name in names if name not in known
+    ]
 
 
 def configured(arguments: argparse.Namespace) -> tuple[Config, str]:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import msgspec
 import redis
 
-from gateway.cli.log_client import add_source, add_window, configured, with_client
+from gateway.cli.log_client import absent, add_source, add_window, configured, with_client
 from gateway.cli.route_text import printable
 from gateway.config_fields import ConfigError
 from gateway.prediction_log.privacy.opener import Opener
@@ -52,6 +52,10 @@ def run(arguments: argparse.Namespace) -> int:
     except ConfigError as exc:
         print(f"sluice: {arguments.config}: {exc}", file=sys.stderr)
         return 2
+    folder = arguments.parquet.parent
+    if not folder.is_dir():
+        print(f"sluice: --parquet: {folder} is not a folder", file=sys.stderr)
+        return 2
     what = What(
         name=arguments.name,
         kind=StreamKind(arguments.kind),
@@ -64,6 +68,9 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _export(client: redis.Redis, arguments: argparse.Namespace, what: What) -> int:
     path: Path = arguments.parquet
+    for sentence in absent(client, [what.name]):
+        print(f"sluice: {sentence}", file=sys.stderr)
+        return 1
     try:
         exported = export_parquet(client, path, what)
     except (MissingExtra, Unsealable, OSError) as exc:

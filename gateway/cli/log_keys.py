@@ -49,8 +49,7 @@ def new_keys(arguments: argparse.Namespace) -> int:
             content = f"# Wraps the subjects' keys.\n{secrets.token_hex(KEY_BYTES)}\n"
             _tell(path, keyring.create_secret(path, content.encode()))
     except OSError as exc:
-        print(f"sluice: {exc}", file=sys.stderr)
-        return 1
+        return _unusable(exc)
     return 0
 
 
@@ -63,7 +62,9 @@ def rotate_key(arguments: argparse.Namespace) -> int:
     path = arguments.config.parent / settings.key_file
     try:
         number = keyring.rotate(path)
-    except (ConfigError, OSError) as exc:
+    except OSError as exc:
+        return _unusable(exc)
+    except ConfigError as exc:
         print(f"sluice: {exc}", file=sys.stderr)
         return 1
     print(f"{path}: key {number} is in use now. Keep the others for as long as their records are.")
@@ -81,6 +82,11 @@ def _settings(config: Path) -> PrivacyConfig:
 def _refused(config: Path, exc: ConfigError) -> int:
     print(f"sluice: {config}: {exc}", file=sys.stderr)
     return 2
+
+
+def _unusable(exc: OSError) -> int:
+    print(f"sluice: {exc.filename}: {exc.strerror}", file=sys.stderr)
+    return 1
 
 
 def _tell(path: Path, is_new: bool) -> None:

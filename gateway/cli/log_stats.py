@@ -6,13 +6,14 @@ Exit codes: 0 said, 1 Redis cannot be read, 2 the command line or the configurat
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Final
 
 import msgspec
 import redis
 
-from gateway.cli.log_client import add_source, add_window, with_client
+from gateway.cli.log_client import absent, add_source, add_window, with_client
 from gateway.cli.route_text import NOTHING, printable, table
 from gateway.prediction_log.reader import overview
 from gateway.prediction_log.reader.entries import Window
@@ -49,6 +50,8 @@ def run(arguments: argparse.Namespace) -> int:
     """Print the state of each name."""
 
     def show(client: redis.Redis) -> int:
+        for sentence in absent(client, arguments.name):
+            print(f"sluice: {sentence}", file=sys.stderr)
         states = overview.look(client, arguments.name or None)
         if not arguments.fast:
             window = Window.of(arguments.since, arguments.until)

@@ -32,6 +32,26 @@ def read(path: Path) -> tuple[Config, Path]:
     return config, configuration.check_targets(config, path.parent)
 
 
+def idle_rules(config: Config, root: Path) -> list[str]:
+    """Return what of [prediction_log.names] may be a slip of the pen: a rule that hides nothing.
+
+    It is no error: a route may be made later, and a tensor's name may have a dot.
+    """
+    found = []
+    for name, settings in config.prediction_log.names.items():
+        at = f"$.prediction_log.names.{name}"
+        if name not in config.routes and not (root / name).is_dir():
+            found.append(f"{at}: there is no such route in the file, and no such model in {root}")
+        for feature in settings.features:
+            tensor, _, column = feature.rpartition(".")
+            if tensor and tensor not in settings.columns:
+                found.append(
+                    f"{at}.features.{feature}: a tensor of this name; for the column {column!r} of "
+                    f"{tensor!r} name its columns in {at}.columns"
+                )
+    return found
+
+
 def check(arguments: argparse.Namespace) -> int:
     """Check a configuration; print what is wrong with it."""
     try:
@@ -41,6 +61,8 @@ def check(arguments: argparse.Namespace) -> int:
         return 2
     routes = ", ".join(config.routes) or "none"
     print(f"{arguments.config} is good: models in {root}, routes: {routes}")
+    for note in idle_rules(config, root):
+        print(f"sluice: {arguments.config}: note: {note}", file=sys.stderr)
     return 0
 
 
@@ -52,6 +74,8 @@ def serve(arguments: argparse.Namespace) -> int:
         print(f"sluice: {arguments.config}: {exc}", file=sys.stderr)
         return 2
     logs.configure()
+    for note in idle_rules(config, root):
+        logging.getLogger(__name__).warning("a rule may hide nothing", extra={"rule": note})
     # Imported here: `sluice check` and `sluice log` need no engine and no server.
     if config.server.workers > 1:
         from gateway.workers import supervisor

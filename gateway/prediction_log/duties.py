@@ -5,6 +5,7 @@ Knows privacy, erasure and the shipper's hooks; knows no record. One per log; cl
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
@@ -16,6 +17,7 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
 from gateway.prediction_log.capture.policy import Policies
+from gateway.prediction_log.capture.references import References
 from gateway.prediction_log.erasure.watch import Erasures
 from gateway.prediction_log.privacy.key_store import KeyStore, needed_from_ms
 from gateway.prediction_log.privacy.tap import Privacy
@@ -53,6 +55,7 @@ class Duties:
         if config.privacy.master_key_file:
             self._keys = KeyStore(config.privacy.keys_url or url, timeout_s=config.timeout_s)
         self._erasures: Erasures | None = None
+        self._references: References | None = None
         self._retention = config.retention
         self._keeps_spool = config.durability != "memory"
         self._prune_at_s = 0.0
@@ -66,6 +69,7 @@ class Duties:
         references: Path,
     ) -> Hooks:
         """Return what the shipper is to call."""
+        self._references = References(references, max_bytes=1)
         self._erasures = Erasures(
             self._client,
             replica=replica,
@@ -98,15 +102,22 @@ class Duties:
             await self._keys.put(self._privacy.key_blobs())
 
     async def _tick(self) -> None:
-        """Every two seconds: erasures; once an hour: keys that no record can need any more go."""
+        """Every two seconds: erasures; once an hour: what no record can need any more goes."""
         if self._erasures is not None:
             await self._erasures.apply()
         now_s = time.monotonic()
-        if self._keys is not None and now_s >= self._prune_at_s:
+        if now_s >= self._prune_at_s:
             self._prune_at_s = now_s + PRUNE_S
-            needed_ms = needed_from_ms(self._retention, time.time_ns() // 1_000_000)
-            if needed_ms > 0:
-                await self._keys.prune(needed_ms)
+            await self._prune(needed_from_ms(self._retention, time.time_ns() // 1_000_000))
+
+    async def _prune(self, before_ms: int) -> None:
+        """Delete the keys that were made, and the files that were last named, before a time."""
+        if before_ms <= 0:
+            return
+        if self._references is not None:
+            await asyncio.to_thread(self._references.expire, before_ms)
+        if self._keys is not None:
+            await self._keys.prune(before_ms)
 
     async def _key(self, blob: bytes) -> None:
         if self._keys is not None:

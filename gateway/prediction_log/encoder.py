@@ -90,6 +90,7 @@ class RecordEncoder:
         self._origin: Origin | None = None
         self._execution: Execution | None = None
         self._status, self._error, self._weight, self._sampled_as = 0, "", 0.0, ""
+        self._of_choice = 0, b""
         self._fields, self._shared = 0, b""
 
     def encode(self, record: PredictionRecord, seq: int) -> bytes | Deferred:
@@ -102,14 +103,15 @@ class RecordEncoder:
         inputs, outputs = record.inputs, record.outputs
         try:
             if (
-                record.execution is not self._execution
-                or record.origin is not self._origin
+                record.origin is not self._origin
                 or record.sampled_as != self._sampled_as
                 or record.weight != self._weight
                 or record.status != self._status
                 or record.error != self._error
             ):
                 self._share(record)
+            elif record.execution is not self._execution:
+                self._share_batch(record.execution)
             fields, own = self._fields, b""
             if record.cid or record.subject or record.parent_rid:
                 more, own = self._own(record)
@@ -124,6 +126,7 @@ class RecordEncoder:
             )  # fmt: skip
             shared = self._shared
         except struct.error:
+            self._origin = None  # what is shared may be of another record
             document = self._document(record, record.weight)
             head, shared, own = _head_of(document, _sides(record), seq), b"", b""
         if len(inputs) == 1 and len(outputs) == 1:
@@ -140,9 +143,19 @@ class RecordEncoder:
 
     def _share(self, record: PredictionRecord) -> None:
         """Encode what the records of a choice and a batch have in common; raises struct.error."""
-        origin, execution = record.origin, record.execution
+        origin = record.origin
         key = (origin, record.status, record.error, record.weight, record.sampled_as)
-        fields, shared = self._origins.get(key) or self._know_origin(key, record)
+        origins = self._origins
+        known = origins.recent.get(key) or origins.get(key)
+        self._of_choice = known or self._know_origin(key, record)
+        self._origin = origin
+        self._status, self._error = record.status, record.error
+        self._weight, self._sampled_as = record.weight, record.sampled_as
+        self._share_batch(record.execution)
+
+    def _share_batch(self, execution: Execution | None) -> None:
+        """Add what the records of a batch have in common to that of the choice."""
+        fields, shared = self._of_choice
         if execution is not None:
             fields += _BATCH_FIELDS
             shared += _batch(
@@ -150,10 +163,7 @@ class RecordEncoder:
                 b"\xa2ti\xce", execution.infer_ns // _NS_PER_US,
                 b"\xa2bs\xce", execution.rows,
             )  # fmt: skip
-        self._fields, self._shared = fields, shared
-        self._origin, self._execution = origin, execution
-        self._status, self._error = record.status, record.error
-        self._weight, self._sampled_as = record.weight, record.sampled_as
+        self._fields, self._shared, self._execution = fields, shared, execution
 
     def _know_origin(self, key: tuple[Any, ...], record: PredictionRecord) -> tuple[int, bytes]:
         document = self._common(record, record.weight)

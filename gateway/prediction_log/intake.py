@@ -54,11 +54,18 @@ _log = logging.getLogger(__name__)
 class _Append:
     """Records given to the store and not yet written, and who waits for that."""
 
-    __slots__ = ("has_keys", "lanes", "waiters")
+    __slots__ = ("before", "has_keys", "is_over", "lanes", "waiters")
 
     def __init__(
-        self, lanes: list[tuple[Lane, int]], waiters: list[Done], *, has_keys: bool
+        self,
+        lanes: list[tuple[Lane, int]],
+        waiters: list[Done],
+        before: _Append | None,
+        has_keys: bool,
     ) -> None:
+        self.before = before
+        """The one before it, if that was not written yet."""
+        self.is_over = False
         self.lanes = lanes
         self.waiters = waiters
         self.has_keys = has_keys
@@ -120,10 +127,11 @@ class Intake:
         """From now on drop what is offered, as `shutdown`; what is pending or deferred stays."""
         self._is_shut = True
 
-    def offer(self, record: PredictionRecord) -> None:
+    def offer(self, record: PredictionRecord, is_committed: bool = False) -> None:
         """Take a record to be written, or drop and count it. Never raises, never waits.
 
-        The tensors' data are read before this returns, or kept by the reducer until it has.
+        The tensors' data are read before this returns, or kept by the reducer until it has. With
+        `is_committed` the caller calls `commit` in this turn of the loop, which saves a callback.
         """
         origin = record.origin
         lane = self._by_origin.recent.get(origin) or self._lane_of(origin)
@@ -142,7 +150,7 @@ class Intake:
             lane.dropped[DropReason.ENCODE_ERROR] += 1
             return
         if isinstance(encoded, bytes):
-            self._add(lane, encoded)
+            self._add(lane, encoded, is_committed)
         else:
             self._defer(lane, encoded)
 
@@ -160,15 +168,18 @@ class Intake:
         lane.seq += 1
         self._append(lane, encode_logged(audit))
 
-    def take_over(self, number: int, blob: bytes) -> None:
+    def take_over(self, group: Group) -> None:
         """Complete the intent of an earlier process, as far as it goes."""
-        lane = self.numbered(number)
-        lane.recovered += 1
-        self._append(lane, blob)
+        lane, records = self.numbered(group.stream), len(group.blobs)
+        lane.recovered += records
+        lane.under_way += records
+        self._groups.append(group)
+        self._finished.append((lane, records))
+        self._write_soon()
 
-    def key(self, blob: bytes) -> None:
-        """Have a subject's wrapped key written before the next records."""
-        self._groups.append(Group(BlockKind.KEY, 0, [blob]))
+    def keys(self, blobs: list[bytes]) -> None:
+        """Have subjects' wrapped keys written before the next records."""
+        self._groups.append(Group(BlockKind.KEY, 0, blobs))
         self._write_soon()
 
     def keys_lost(self) -> None:
@@ -216,7 +227,7 @@ class Intake:
         """Return the lane of a stream of the store."""
         return self._by_number.get(number) or self.lane(*self._opened().stream_of(number))
 
-    def _add(self, lane: Lane, blob: bytes) -> bool:
+    def _add(self, lane: Lane, blob: bytes, is_committed: bool = False) -> bool:
         """Put an encoded record where the next write takes it, or drop and count it."""
         if len(blob) > MAX_ENTRY_BYTES:
             lane.dropped[DropReason.OVERSIZE] += 1
@@ -224,14 +235,15 @@ class Intake:
         if self._is_shut or self._store is None:
             lane.dropped[DropReason.SHUTDOWN] += 1
             return False
-        self._append(lane, blob)
+        self._append(lane, blob, is_committed)
         return True
 
-    def _append(self, lane: Lane, blob: bytes) -> None:
+    def _append(self, lane: Lane, blob: bytes, is_committed: bool = False) -> None:
         """Put an encoded record where the next write takes it."""
         if not lane.pending:
             self._dirty.append(lane)
-            self._write_soon()
+            if not is_committed:
+                self._write_soon()
         lane.pending.append(blob)
 
     def _write_soon(self) -> None:
@@ -251,8 +263,10 @@ class Intake:
             lane.under_way += records
             lane.pending = []
         self._dirty = []
-        self._last_append = append = _Append(lanes, waiters, has_keys=has_keys)
-        self._opened().append(groups, self._clock_ms(), partial(self._written, append))
+        append = _Append(lanes, waiters, self._last_append, has_keys)
+        self._last_append = append
+        store = self._store or self._opened()
+        store.append(groups, self._clock_ms(), partial(self._written, append))
 
     def _written(self, append: _Append, reason: DropReason | None) -> None:
         """Take the store's word for a write, and go on with whoever waited for it."""
@@ -260,8 +274,13 @@ class Intake:
             lane.under_way -= records
             if reason is not None:
                 lane.dropped[reason] += records
+        append.is_over = True
+        before = append.before
         if self._last_append is append:
-            self._last_append = None
+            while before is not None and before.is_over:
+                before = before.before
+            self._last_append = before  # it waits for the thread, where this was refused at once
+        append.before = before if before is not None and not before.is_over else None
         if append.has_keys and reason is not None:
             self.keys_lost()
         for waiter in append.waiters:

@@ -34,7 +34,7 @@ from gateway.prediction_log.shipping.statistics import ShipStatistics
 from gateway.prediction_log.spool.opening import open_store
 from gateway.prediction_log.spool.orphans import orphans
 from gateway.prediction_log.spool.recovery import Recovery
-from gateway.prediction_log.spool.store import DropReason, Lost
+from gateway.prediction_log.spool.store import DropReason, Lost, Store
 from gateway.prediction_log_config import PredictionLogConfig
 
 HOUSEKEEPING_S: Final = 1.0
@@ -101,6 +101,7 @@ class PredictionLog(Intake):
         self._duties = Duties(config, url=url, privacy=self.privacy, policies=self._policies)
         self._housekeeping: asyncio.Task[None] | None = None
         self._is_closed = False
+        self._are_keys_lost = False
 
     async def start(self) -> None:
         """Open the store, take over what an earlier process left in it, begin to ship; once.
@@ -176,9 +177,12 @@ class PredictionLog(Intake):
         self.numbered(stream).recovered += records
 
     def keys_lost(self) -> None:
-        """Have the wrapped keys in use written again: without them what they seal is lost."""
-        for blob in self.privacy.key_blobs():
-            self.key(blob)
+        """Have the wrapped keys in use written again: without them what they seal is lost.
+
+        With the next housekeeping: where there is no room for them they are lost again at once.
+        In memory they would only take the room of records; whenever Redis is back it is given them.
+        """
+        self._are_keys_lost = self._config.durability != "memory"
 
     async def close(self, timeout_s: float) -> None:
         """Ship what is spooled for at most `timeout_s`, then stop. Idempotent.
@@ -198,14 +202,11 @@ class PredictionLog(Intake):
             return
         await self._reducer.close(REDUCING_S)
         self._write_audits(is_final=True)
-        self.flush()
         try:
-            await shipper.close(timeout_s)
+            # A thread may have to write them first: else nothing would be left to be shipped.
+            await asyncio.wait({asyncio.ensure_future(self.settle())}, timeout=REDUCING_S)
         finally:
-            if self._housekeeping is not None:
-                await end(self._housekeeping)
-            await store.close()
-            await self._duties.close()
+            await self._end(store, shipper, timeout_s)
         total = self.statistics().total
         if lost := total.dropped[DropReason.SHUTDOWN]:
             extra = {"dropped": lost}
@@ -214,9 +215,18 @@ class PredictionLog(Intake):
             extra = {"spooled": total.spooled}
             _log.warning("prediction log closed before all was shipped", extra=extra)
 
+    async def _end(self, store: Store, shipper: Shipper, timeout_s: float) -> None:
+        try:
+            await shipper.close(timeout_s)
+        finally:
+            if self._housekeeping is not None:
+                await end(self._housekeeping)
+            await store.close()
+            await self._duties.close()
+
     def _key_made(self, tag: bytes, key_id: bytes, blob: bytes) -> None:
         """Have a subject's new key written before the records that it seals."""
-        self.key(blob)
+        self.keys([blob])
 
     def _recover(self, recovery: Recovery) -> None:
         """Take over what earlier processes wrote and did not ship, and end their audits."""
@@ -226,8 +236,8 @@ class PredictionLog(Intake):
             lane = self.numbered(number)
             lane.recovered += records
             lane.dropped[DropReason.CORRUPT] += records
-        for number, blob in recovery.intents:
-            self.take_over(number, blob)
+        for group in recovery.intents:
+            self.take_over(group)
         for life in recovery.ended:
             for audit in final_audits(life.worker, life.sequences, self._clock_ms()):
                 self.audit(audit)
@@ -253,12 +263,19 @@ class PredictionLog(Intake):
             await asyncio.sleep(min(HOUSEKEEPING_S, self._config.audit_s))
             try:
                 await self._opened().housekeeping(self._clock_ms())
+                self.privacy.reload_if_changed()
+                self._renew_keys()
+                if time.monotonic() >= audit_at_s:
+                    audit_at_s = time.monotonic() + self._config.audit_s
+                    self._write_audits()
             except Exception:  # whatever it is, the log goes on
                 _log.exception("prediction log housekeeping failed")
-            self.privacy.reload_if_changed()
-            if time.monotonic() >= audit_at_s:
-                audit_at_s = time.monotonic() + self._config.audit_s
-                self._write_audits()
+
+    def _renew_keys(self) -> None:
+        if self._are_keys_lost:
+            self._are_keys_lost = False
+            if blobs := self.privacy.key_blobs():
+                self.keys(blobs)
 
 
 def _nothing(stream: int) -> int:

@@ -26,8 +26,12 @@ class RecordSink(Protocol):
     async def start(self) -> None:
         """Begin to write, on the running event loop."""
 
-    def offer(self, record: PredictionRecord) -> None:
-        """Take a record; never raises and never waits."""
+    def offer(self, record: PredictionRecord, is_committed: bool = False) -> None:
+        """Take a record; never raises and never waits.
+
+        With `is_committed` the caller calls `commit` in this turn of the loop; otherwise the record
+        is written at the end of it in any case.
+        """
 
     def commit(self, done: Callable[[DropReason | None], None]) -> None:
         """Have everything offered so far written, then call `done`, once, on the event loop.
@@ -54,7 +58,7 @@ class NoPredictionLog:
     async def start(self) -> None:
         """Do nothing."""
 
-    def offer(self, record: PredictionRecord) -> None:
+    def offer(self, record: PredictionRecord, is_committed: bool = False) -> None:
         """Forget the record."""
 
     def commit(self, done: Callable[[DropReason | None], None]) -> None:

@@ -51,6 +51,8 @@ class Mirrored:
     """The live variant assigned."""
     inputs: tuple[Tensor, ...]
     """In the live model's order; the bytes must not change afterwards."""
+    subject: str = ""
+    """Whose data it is, as the live request says; empty: nobody's."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

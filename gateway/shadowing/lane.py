@@ -258,6 +258,7 @@ class ShadowLane:
             execution=executed.execution if executed else None,
             outputs=executed.outputs if executed else (),
             parent_rid=mirrored.rid,
+            subject=mirrored.subject,
         )
 
     def _release(self, twin: Twin, reason: ShadowDrop | None) -> None:

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import re
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
@@ -26,7 +23,6 @@ pytestmark = pytest.mark.redis
 ROW: Final = Given(name="x", datatype="FP32", shape=(1, 4), elements=[1.0, 2.0, 3.0, 4.0])
 MODEL: Final = "fast"
 REPLICA: Final = "gw-1"
-ROOT: Final = Path(__file__).parents[2]
 
 
 @pytest.fixture
@@ -40,12 +36,11 @@ def serve(
     folder: Path,
     url: str,
     *,
-    model: str = MODEL,
     spool_bytes: int = 8 << 20,
     **server: Any,  # Any: TOML
 ) -> GatewayProcess:
     """Start a gateway with a prediction log; wait for it with `with`."""
-    write_fake(folder / "models" / model / "1" / "model.json")
+    write_fake(folder / "models" / MODEL / "1" / "model.json")
     spool = {"segment_bytes": min(spool_bytes // 2, 1 << 20), "max_bytes": spool_bytes}
     config: dict[str, Any] = {  # Any: TOML
         "redis": {"url": url},
@@ -153,37 +148,3 @@ def test_labels_that_the_log_has_no_room_for_are_refused_until_there_is(
         found = wait_labels(redis_server, len(items))
     # What was refused was not written: no label is there twice.
     assert sorted(label.target[0] for label in found) == [item.target[0] for item in items]
-
-
-def examples() -> list[tuple[str, str]]:
-    """Return the blocks of docs/feedback.md: language and text."""
-    text = (ROOT / "docs" / "feedback.md").read_text()
-    return re.findall(r"^```(\w+)\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
-
-
-def run(language: str, text: str, folder: Path) -> str:
-    """Run an example in a folder and return what it prints."""
-    command = ["bash", "-eu", "-c", text] if language == "sh" else [sys.executable, "-c", text]
-    ended = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=30)
-    assert ended.returncode == 0, ended.stderr
-    return ended.stdout
-
-
-def test_the_examples_of_the_documentation_do_what_they_say(
-    tmp_path: Path, redis_server: RedisServer
-) -> None:
-    folder = tmp_path / "client"
-    folder.mkdir()
-    (folder / "protos").symlink_to(ROOT / "protos")
-    with serve(tmp_path, redis_server.url, model="digits") as gateway:
-        printed = []
-        for language, text in examples():
-            here = text.replace("127.0.0.1:8000", gateway.at.http)
-            here = here.replace("127.0.0.1:8001", gateway.at.grpc)
-            printed.append(run(language, here.replace("python -m", f"{sys.executable} -m"), folder))
-    assert printed == [
-        '{"items":[{"status":"accepted"}]}',
-        "accepted \n",
-        "",
-        "ACCEPTED \nACCEPTED \n",
-    ]

@@ -7,14 +7,18 @@ from __future__ import annotations
 
 import ast
 import re
+from collections.abc import Mapping
 from pathlib import Path
 
 _ANNOTATED = re.compile(r"Annotated\[(?P<kind>\w+), Meta\((?P<meta>.*)\)\]")
 _BOUND = re.compile(r"\b(ge|gt|le)=(\d+)")
 _LITERAL = re.compile(r"Literal\[([^\]]*)\]")
+_WORD = re.compile(r"\b[A-Za-z]+\b")
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "configuration.md"
 SOURCES = ("config.py", "prediction_log_config.py")
+FORMS = {"FeatureRule": "{bucket = number}"}
+"""Tables that are written in one line, and so have no section."""
 SECTIONS = {
     "ServerConfig": "[server]",
     "TlsConfig": "[server.tls]",
@@ -58,24 +62,31 @@ then, and a difference from the file is logged at start.
 def page() -> str:
     """Return the whole page."""
     trees = [ast.parse((ROOT / "gateway" / name).read_text()) for name in SOURCES]
-    nodes = (node for tree in trees for node in tree.body)
+    nodes = [node for tree in trees for node in tree.body]
     classes = {node.name: node for node in nodes if isinstance(node, ast.ClassDef)}
-    sections = [_section(classes[name], title) for name, title in SECTIONS.items()]
+    words = FORMS | {
+        ast.unparse(node.targets[0]): ast.unparse(node.value)
+        for node in nodes
+        if isinstance(node, ast.Assign) and ast.unparse(node.value).startswith("Literal[")
+    }
+    sections = [_section(classes[name], title, words) for name, title in SECTIONS.items()]
     return "\n".join(
         [HEAD, *sections, ROUTES.format(meaning=_meaning(classes["Config"], "routes"))]
     )
 
 
-def _section(node: ast.ClassDef, title: str) -> str:
+def _section(node: ast.ClassDef, title: str, words: Mapping[str, str]) -> str:
     lines = [f"## `{title}`", "", ast.get_docstring(node) or "", ""]
     lines += ["| field | type | default | meaning |", "|---|---|---|---|"]
     for position, item in enumerate(node.body):
         if not isinstance(item, ast.AnnAssign) or _names_section(item.annotation):
             continue
         following = node.body[position + 1] if position + 1 < len(node.body) else None
+        annotation = ast.unparse(item.annotation)
+        annotation = _WORD.sub(lambda word: words.get(word[0], word[0]), annotation)
         cells = [
             f"`{ast.unparse(item.target)}`",
-            f"`{_type(ast.unparse(item.annotation))}`".replace("|", "\\|"),
+            f"`{_type(annotation)}`".replace("|", "\\|"),
             "required" if item.value is None else f"`{_default(item.value)}`",
             _docstring(following),
         ]

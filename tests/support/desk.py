@@ -43,7 +43,7 @@ class KeptRecords:
     async def start(self) -> None:
         """Do nothing: records are kept from the beginning."""
 
-    def offer(self, record: PredictionRecord) -> None:
+    def offer(self, record: PredictionRecord, is_committed: bool = False) -> None:
         """Keep a record."""
         self.records.append(record)
 

@@ -161,6 +161,11 @@ class GatewayProcess:
         """Send a signal and return at once."""
         self._process.send_signal(number)
 
+    @property
+    def code(self) -> int | None:
+        """The exit code; None: it runs."""
+        return self._process.poll()
+
     def wait(self, limit_s: float = STOP_LIMIT_S) -> int:
         """Return the exit code once it has ended; AssertionError with its log if it does not."""
         try:

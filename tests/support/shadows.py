@@ -109,7 +109,7 @@ class KeptRecords:
     async def start(self) -> None:
         """Do nothing."""
 
-    def offer(self, record: PredictionRecord) -> None:
+    def offer(self, record: PredictionRecord, is_committed: bool = False) -> None:
         """Keep the record."""
         self.on_offer()
         if self.fault is not None:

@@ -12,7 +12,7 @@ import itertools
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from types import TracebackType
 from typing import Any, Final, Self
 
@@ -32,15 +32,33 @@ OK: Final = (200, "OK")
 
 
 class Witness:
-    """Threads that call without a pause until the block ends, and what they were answered."""
+    """Threads that call until the block ends, and what they were answered.
 
-    def __init__(self, at: Listeners, ask: Ask, *, threads_per_protocol: int = 2) -> None:
+    Args:
+        at: the gateway's addresses.
+        ask: what is called.
+        threads_per_protocol: how many call.
+        promises: the codes of answers that have a record.
+        pause_s: between two calls of a thread.
+    """
+
+    def __init__(
+        self,
+        at: Listeners,
+        ask: Ask,
+        *,
+        threads_per_protocol: int = 2,
+        promises: Container[int | str] = OK,
+        pause_s: float = 0.0,
+    ) -> None:
         self.ids: list[str] = []
-        """Request ids of the good answers."""
+        """Request ids of the answers with one of the codes that promise a record."""
         self.codes: Counter[int | str] = Counter()
         self.broken = 0
         """Calls without an answer: the gateway was away."""
         self._ask = ask
+        self._promises = promises
+        self._pause_s = pause_s
         self._lock = threading.Lock()
         self._is_over = threading.Event()
         self._threads = [
@@ -74,10 +92,12 @@ class Witness:
                 continue
             with self._lock:
                 self.codes[answer.code] += 1
-                if answer.code in OK:
+                if answer.code in self._promises:
                     self.ids.append(rid)
-            if answer.code not in OK:
+            if answer.code not in self._promises:
                 self._is_over.wait(PAUSE_S)
+            elif self._pause_s:
+                self._is_over.wait(self._pause_s)
         transport.close()
 
     def _note_broken(self) -> None:

@@ -2,7 +2,8 @@
 
 Knows folders and bytes, no records. The same bytes are written once, however many records name
 them. Several processes may share a folder: a file appears under its name only when it is whole. The
-oldest files go first when there is no room; naming a file again makes it young again.
+oldest files go first when there is no room; naming a file again makes it young again. Files are for
+their owner alone, like segments.
 
 Blocking; one thread per object. Nothing here raises because of the disk: a tensor that could not be
 written has no address, its record says so by being without one.
@@ -20,6 +21,9 @@ from engines.tensors import Raw
 
 _SUFFIX: Final = ".bin"
 _UNFINISHED: Final = ".part"
+_FILE_MODE: Final = 0o600
+_FOLDER_MODE: Final = 0o700
+_NS_PER_MS: Final = 1_000_000
 _SLACK: Final = 16
 """One part in so many of the limit is free after old files were deleted."""
 
@@ -74,6 +78,22 @@ class References:
         self._has_warned = False
         return address
 
+    def expire(self, before_ms: int) -> int:
+        """Delete the files that were last named before a time; return how many.
+
+        Also what was never finished, and what no record came to name because its process was
+        killed: nothing else finds those.
+        """
+        expired = 0
+        try:
+            for file in self._files():
+                if file.modified_ns < before_ms * _NS_PER_MS:
+                    self._forget(file.path)
+                    expired += 1
+        except OSError as exc:
+            _log.warning("old references cannot be deleted", extra={"reason": str(exc)})
+        return expired
+
     def path_of(self, address: str) -> Path:
         """Return where the file of an address is, or was.
 
@@ -108,10 +128,10 @@ class References:
         return True
 
     def _write(self, path: Path, data: Raw) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        path.parent.mkdir(mode=_FOLDER_MODE, exist_ok=True)
         unfinished = path.with_suffix(f".{os.getpid()}{_UNFINISHED}")
         try:
-            with unfinished.open("wb", buffering=0) as file:
+            with open(unfinished, "wb", buffering=0, opener=_for_owner) as file:
                 left = memoryview(data)
                 while left:
                     left = left[file.write(left) :]
@@ -131,7 +151,7 @@ class References:
             return False
         if size > self._room_bytes:
             self._room_bytes = self._prune(size)
-        self._folder.mkdir(parents=True, exist_ok=True)
+        self._folder.mkdir(mode=_FOLDER_MODE, parents=True, exist_ok=True)
         disk = os.statvfs(self._folder)
         return disk.f_bavail * disk.f_frsize >= size + self._min_free_bytes
 
@@ -144,10 +164,13 @@ class References:
             for file in files:
                 if total + slack <= self._max_bytes:
                     break
-                with contextlib.suppress(FileNotFoundError):
-                    file.path.unlink()
+                self._forget(file.path)
                 total -= file.size
         return min(self._max_bytes - total, slack)
+
+    def _forget(self, path: Path) -> None:
+        with contextlib.suppress(FileNotFoundError):  # another process was faster
+            path.unlink()
 
     def _files(self) -> list[_File]:
         found = []
@@ -162,6 +185,10 @@ class References:
         if not self._has_warned:
             self._has_warned = True
             _log.warning("a tensor's reference cannot be kept", extra={"reason": str(exc)})
+
+
+def _for_owner(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_CLOEXEC, _FILE_MODE)
 
 
 def _sync_folder(folder: Path) -> None:

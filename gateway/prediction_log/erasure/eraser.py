@@ -91,7 +91,7 @@ class Eraser:
         self._tombstone = Tombstone(id="", begun_ms=0)
         self._sought = Sought(self._tombstone)
         self._search = Search(client, self._sought, self._lock.extend)
-        self._roll = RollCall(client, spools, request, self._lock.extend, say)
+        self._roll = RollCall(client, spools, request, self._lock.extend, say, self._note)
         self._spools = spools
         self._files: set[str] = set()
         self.outcome = Outcome()
@@ -159,7 +159,6 @@ class Eraser:
         one = msgspec.structs.replace(self._tombstone, round=self._tombstone.round + 1)
         self._publish(one)
         self._roll.call(one, self._sought)
-        self._note(self._roll.found)
         self._sought.add(self._told())
 
     def _search_streams(self) -> None:
@@ -191,12 +190,14 @@ class Eraser:
 
     def _rebuild(self, place: Place) -> None:
         self._say(f"rebuilding {place.key}")
+        # What was not found before stays until the next erasure: nobody would know of its labels.
+        found = self._search.hits[place].found
         try:
             rebuilt = rebuild(
                 self._client,
                 place.name,
                 place.key,
-                lambda blob: self._sought.judge(blob, place.kind) is not None,
+                lambda blob: self._sought.judge(blob, place.kind) in found,
                 size=place.page_size,
                 each_page=self._lock.extend,
             )

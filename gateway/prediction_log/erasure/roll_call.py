@@ -15,8 +15,8 @@ import redis
 from gateway.prediction_log.erasure import tombstone
 from gateway.prediction_log.erasure.request import Request
 from gateway.prediction_log.erasure.sought import Sought
-from gateway.prediction_log.erasure.spools import SpoolInUse, Spools
-from gateway.prediction_log.erasure.tombstone import Found, Tombstone
+from gateway.prediction_log.erasure.spools import SpoolInUse, Spools, Tell
+from gateway.prediction_log.erasure.tombstone import Tombstone
 
 _PAUSE_S: Final = 0.1
 _OUT_OF_REACH: Final = (
@@ -35,18 +35,18 @@ class RollCall:
         request: Request,
         each_pause: Callable[[], None],
         say: Callable[[str], None],
+        tell: Tell,
     ) -> None:
         self._client = client
         self._spools = spools
         self._request = request
         self._each_pause = each_pause
         self._say = say
+        self._tell = tell
         self._missing: dict[str, str] = {}
         """Gateways that have not taken part in the last round, and why."""
         self._tried: set[str] = set()
         """Gateways whose spools were opened here in this round."""
-        self.found: set[Found] = set()
-        """In the spools gone through here."""
         self.uris_of_others: set[str] = set()
         self.destroyed = 0
         self.acknowledged: set[str] = set()
@@ -92,13 +92,12 @@ class RollCall:
             if spools is None or replica in self._tried or replica in acknowledged:
                 continue
             try:
-                done = spools.go_through(replica, sought)
+                done = spools.go_through(replica, sought, self._tell)
             except SpoolInUse:
                 continue  # a gateway that runs, starts, or has no connection: it is waited for
             except OSError as exc:
                 self._missing[replica] = f"its spool could not be overwritten: {exc}"
             else:
-                self.found |= done.found
                 self.uris_of_others |= done.uris_of_others
                 self.destroyed += done.destroyed
             self._tried.add(replica)

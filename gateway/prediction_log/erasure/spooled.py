@@ -4,7 +4,8 @@ Knows stores and blobs; no Redis. Blocking: both functions are for a thread, whi
 from the store. Reading costs about a second per million records.
 
 Two steps, because what was found has to be told before it is destroyed: the request ids lead to
-labels and shadows' answers elsewhere, and must outlive a kill between the two.
+labels and shadows' answers elsewhere, and must outlive a kill between the two. What has come
+between the two and bears a tag goes as well; it is told of afterwards.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from gateway.prediction_log.erasure.tombstone import Found
 from gateway.prediction_log.privacy.seal import parse_blob
 from gateway.prediction_log.spool.block import START, Block, BlockKind
 from gateway.prediction_log.spool.store import Store
+from gateway.prediction_log.streams import StreamKind
 
 _READ_BYTES: Final = 1 << 20
 _READ_RECORDS: Final = 4_096
@@ -29,6 +31,7 @@ class Finding:
 
     found: list[set[Found]]
     """Of each of the sought, in their order."""
+    sought: Sequence[Sought] = ()
     needles: set[bytes] = field(default_factory=set)
     """What the blobs to be destroyed hold, and no other blob does."""
     uris_of_others: set[str] = field(default_factory=set)
@@ -45,12 +48,12 @@ def oldest_ms(store: Store) -> int:
 
 def find(store: Store, sought: Sequence[Sought]) -> Finding:
     """Look through everything that a store keeps, shipped or not; widens `sought`."""
-    finding = Finding([set() for _ in sought])
+    finding = Finding([set() for _ in sought], sought)
     is_new = True
     while is_new:  # again, for what belongs to requests that were only found now
         is_new = False
         for block in _blocks(store):
-            _look(store, block, sought, finding)
+            _look(store, block, finding)
         for one, found in zip(sought, finding.found, strict=True):
             before = len(one.rids)
             one.add(found)
@@ -63,8 +66,12 @@ def find(store: Store, sought: Sequence[Sought]) -> Finding:
 
 
 def destroy(store: Store, finding: Finding) -> int:
-    """Overwrite what was found; return how many blobs that were."""
-    return store.erase(sorted(finding.needles))[0] if finding.needles else 0
+    """Overwrite what was found, and what is damaged; return how many blobs were found."""
+    count, erased = store.erase(sorted(finding.needles))
+    for stream, blob in erased:
+        if stream:  # no key
+            _judge(blob, store.stream_of(stream)[1], finding)
+    return count
 
 
 def _blocks(store: Store) -> Iterator[Block]:
@@ -77,22 +84,27 @@ def _blocks(store: Store) -> Iterator[Block]:
         position = chunk.next
 
 
-def _look(store: Store, block: Block, sought: Sequence[Sought], finding: Finding) -> None:
+def _look(store: Store, block: Block, finding: Finding) -> None:
     if block.kind is BlockKind.KEY:
         for blob in block.blobs():
-            if any(one.seeks_key(blob) for one in sought):
+            if any(one.seeks_key(blob) for one in finding.sought):
                 finding.needles.add(blob)
                 finding.key_tags.add(parse_blob(blob).tag)
         return
     _, kind = store.stream_of(block.stream)
     for blob in block.blobs():
-        is_sought = False
-        for one, found in zip(sought, finding.found, strict=True):
-            record = one.judge(blob, kind)
-            if record is not None:
-                is_sought = True
-                found.add(record)
-                # A label may name its request by the caller's id alone; then it is its own needle.
-                finding.needles.add(record.rid or blob)
-        if not is_sought:
+        if not _judge(blob, kind, finding):
             finding.uris_of_others.update(uris_of(blob))
+
+
+def _judge(blob: bytes, kind: StreamKind, finding: Finding) -> bool:
+    """Note a blob if it is sought; return whether it is."""
+    is_sought = False
+    for one, found in zip(finding.sought, finding.found, strict=True):
+        record = one.judge(blob, kind)
+        if record is not None:
+            is_sought = True
+            found.add(record)
+            # A label may name its request by the caller's id alone; then it is its own needle.
+            finding.needles.add(record.rid or blob)
+    return is_sought

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -24,10 +24,13 @@ from gateway.prediction_log.spool.segment import found_in
 from gateway.prediction_log_config import PredictionLogConfig
 
 
+Tell = Callable[[Iterable[Found]], None]
+"""Told of records before they are destroyed, so that a kill loses none; and of intents after it."""
+
+
 class GoneThrough(NamedTuple):
     """What was done in one spool."""
 
-    found: set[Found]
     destroyed: int
     uris_of_others: set[str]
 
@@ -62,8 +65,8 @@ class Spools:
         directory = self.replicas().get(replica)
         return "" if directory is None else token_of(directory)
 
-    def go_through(self, replica: str, sought: Sought) -> GoneThrough:
-        """Find and destroy what one spool holds; widens `sought`.
+    def go_through(self, replica: str, sought: Sought, tell: Tell) -> GoneThrough:
+        """Find what one spool holds, tell it, then destroy it; widens `sought`.
 
         Raises:
             SpoolInUse: a gateway has started meanwhile.
@@ -71,8 +74,8 @@ class Spools:
         """
         directory = self.replicas()[replica]
         if next(found_in(directory), None) is None:  # of durability memory
-            return GoneThrough(set(), 0, set())
-        return asyncio.run(self._go_through(directory, sought))
+            return GoneThrough(0, set())
+        return asyncio.run(self._go_through(directory, sought, tell))
 
     def remove_files(self, uris: Iterable[str]) -> int:
         """Delete files of large tensors; return how many were there."""
@@ -87,16 +90,18 @@ class Spools:
             return ()
         return [path for path in self._folder.iterdir() if (path / LOCK_FILE).is_file()]
 
-    async def _go_through(self, directory: Path, sought: Sought) -> GoneThrough:
+    async def _go_through(self, directory: Path, sought: Sought, tell: Tell) -> GoneThrough:
         now_ms = time.time_ns() // 1_000_000
         worker = f"erasure@{secrets.token_hex(8)}"
         store, _ = open_spool(self._config, directory, worker=worker, now_ms=now_ms)
         try:
             finding = spooled.find(store, [sought])
+            tell(finding.found[0])
             destroyed = spooled.destroy(store, finding)
+            tell(finding.found[0])
         finally:
             await store.close()
-        return GoneThrough(finding.found[0], destroyed, finding.uris_of_others)
+        return GoneThrough(destroyed, finding.uris_of_others)
 
 
-__all__ = ["GoneThrough", "SpoolInUse", "Spools"]
+__all__ = ["GoneThrough", "SpoolInUse", "Spools", "Tell"]

@@ -6,7 +6,8 @@ tombstone.py.
 
 Invariants:
   - nothing that a tombstone covers is shipped from a spool after `apply` has returned;
-  - an acknowledgement follows upon the destruction, and what was found is told before it.
+  - an acknowledgement follows upon the destruction, and what was found is told before it (what
+    came in between the two, right after it).
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -25,7 +26,7 @@ import redis.asyncio
 from gateway.prediction_log.capture.references import References
 from gateway.prediction_log.erasure import spooled, tombstone
 from gateway.prediction_log.erasure.sought import Sought
-from gateway.prediction_log.erasure.tombstone import Tombstone
+from gateway.prediction_log.erasure.tombstone import Found, Tombstone
 from gateway.prediction_log.spool.store import Store
 
 EACH_S: Final = 2.0
@@ -146,10 +147,11 @@ class Erasures:
             except msgspec.DecodeError as exc:
                 _log.error("an erasure cannot be read", extra={"reason": str(exc)})
                 continue
-            round_done = self._done.get(one.id, 0)
-            if one.is_open and round_done < one.round:
+            if self._done.get(one.id, 0) >= one.round:
+                continue
+            if one.is_open:
                 due.append(one)
-            elif not one.is_open and not round_done:
+            else:  # its last round was missed
                 if oldest_ms is None:
                     oldest_ms = await _in_thread(partial(spooled.oldest_ms, self._store))
                 if oldest_ms and oldest_ms <= one.until_ms + _SLOWEST_REQUEST_MS:
@@ -165,10 +167,11 @@ class Erasures:
         await self._settle()
         sought = [await self._sought(one) for one in due]
         finding = await _in_thread(partial(spooled.find, self._store, sought))
-        for one, found in zip(due, finding.found, strict=True):
-            if one.is_open:
-                await self._tell(tombstone.found_key(one.id), [tombstone.pack(f) for f in found])
+        told = [set(found) for found in finding.found]
+        await self._tell_found(due, told)
         destroyed = await _in_thread(partial(spooled.destroy, self._store, finding))
+        late = [found - before for found, before in zip(finding.found, told, strict=True)]
+        await self._tell_found(due, late)
         for tag in finding.key_tags.union(*(one.tags for one in sought)):
             self._on_forget(tag)
         for hashed in {hashed for one in due for hashed in one.digests}:
@@ -179,6 +182,12 @@ class Erasures:
             await self._acknowledge(one)
         extra = {"erasures": len(due), "blobs": destroyed, "s": time.monotonic() - began_s}
         _log.info("spool gone through for erasures", extra=extra)
+
+    async def _tell_found(self, due: Sequence[Tombstone], found: Sequence[set[Found]]) -> None:
+        for one, records in zip(due, found, strict=True):
+            if one.is_open:
+                members = [tombstone.pack(record) for record in records]
+                await self._tell(tombstone.found_key(one.id), members)
 
     async def _sought(self, one: Tombstone) -> Sought:
         sought = Sought(one)

@@ -90,8 +90,7 @@ class Keyring:
         """
         seen = _stamp(path)
         keys = read_keys(path)
-        if path.stat().st_mode & _OTHERS:
-            _log.warning("others than its owner can read the key file %s", path)
+        warn_if_open(path)
         return cls(path, keys, seen)
 
     @property
@@ -246,6 +245,12 @@ def create_secret(path: Path, content: bytes) -> bool:
         path.unlink()  # half a key would be worse than none
         raise
     return True
+
+
+def warn_if_open(path: Path) -> None:
+    """Say so if others than its owner can read a file of keys. Blocking."""
+    if path.stat().st_mode & _OTHERS:
+        _log.warning("others than its owner can read the key file %s", path)
 
 
 def new_line(number: int) -> bytes:

@@ -35,7 +35,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from engines.tensors import Raw
 from gateway.config_fields import ConfigError
-from gateway.prediction_log.privacy.keyring import TAG_BYTES
+from gateway.prediction_log.privacy.keyring import TAG_BYTES, warn_if_open
 from gateway.prediction_log.record import Reduced
 
 if TYPE_CHECKING:
@@ -219,6 +219,7 @@ def read_master_key(path: Path) -> bytes:
         raise ConfigError(str(path), "the master key is not in hex") from None
     if len(key) != KEY_BYTES:
         raise ConfigError(str(path), f"the master key has {len(key)} bytes, not {KEY_BYTES}")
+    warn_if_open(path)
     return key
 
 

@@ -130,15 +130,16 @@ class Completeness:
 
     def text(self) -> str:
         """Return lines for a person: the share, then each gap by name."""
-        head = f"{_share(self.seen, self.expected)} complete: {self.seen:,} of {self.expected:,} "
-        lines = [f"{head}{self.kind.removesuffix('s')} records"]
+        kind = self.kind.removesuffix("s")
+        share = f"{_share(self.seen, self.expected)} complete: {self.seen:,} of {self.expected:,}"
+        lines = [f"{share} {kind} records" if self.expected else f"no {kind} records"]
         gaps = [(worker, gap) for worker in self.workers for gap in worker.gaps]
         lines += [_gap_text(worker, gap) for worker, gap in gaps[:GAPS_SHOWN]]
         if len(gaps) > GAPS_SHOWN:
             lines.append(f"  and {len(gaps) - GAPS_SHOWN:,} more gaps")
         lines += [
-            f"  unknown end: {w.worker} {w.kind}, no final audit: whether there were any after "
-            f"{w.last:,} is not known"
+            f"  unknown end: {w.worker} {w.kind} still runs, or was killed: whether there were any "
+            f"after {w.last:,} is not known"
             for w in self.workers
             if w.end is End.UNKNOWN
         ]

@@ -31,7 +31,13 @@ from gateway.prediction_log.shipping.retention import Retention
 from gateway.prediction_log.shipping.scripts import MAX_ID_PART
 from gateway.prediction_log.shipping.sink import Appended, RedisSink, SinkDown, SinkRefused
 from gateway.prediction_log.shipping.statistics import ShipCounts
-from gateway.prediction_log.spool.block import MAX_SEQ, Block, BlockKind, Position
+from gateway.prediction_log.spool.block import (
+    MAX_SEQ,
+    Block,
+    BlockKind,
+    Position,
+    records_up_to,
+)
 from gateway.prediction_log.spool.store import Chunk, DropReason, Group, Lost, Store
 from gateway.prediction_log.streams import BEFORE_ALL, EntryId
 
@@ -108,11 +114,15 @@ class Delivery:
         """
         tally = _Tally(self._store.shipped)
         by_outlet: dict[Outlet, list[Block]] = {}
+        stream, its_blocks = -1, list[Block]()
         for block in chunk.blocks:
             if block.kind is BlockKind.KEY:
                 await self._deliver_keys(block)
-            else:
-                by_outlet.setdefault(self.outlets.of(block.stream), []).append(block)
+                continue
+            if block.stream != stream:
+                stream = block.stream
+                its_blocks = by_outlet.setdefault(self.outlets.of(stream), [])
+            its_blocks.append(block)
         for outlet, blocks in by_outlet.items():
             await self._ship(outlet, blocks, tally)
         await self._finish(chunk, tally)
@@ -122,6 +132,11 @@ class Delivery:
         """Whether every stream was claimed on this connection."""
         generation = self._sink.generation
         return all(outlet.synced_generation == generation for outlet in self.outlets)
+
+    def look_for_kept(self) -> None:
+        """Know the streams that an earlier process shipped: Redis may forget them under us too."""
+        for number in self._store.kept_streams():
+            self.outlets.of(number)
 
     async def touch(self, outlet: Outlet) -> None:
         """Give a sign of life to an idle stream, trim it, and find out whether it is still whole.
@@ -144,23 +159,25 @@ class Delivery:
         """Send the records of one stream; what is refused is lost, and that alone."""
         sent = pieces(blocks, self._sink.max_bulk_bytes)
         refusal: SinkRefused | None = None
+        outlet.reached = BEFORE_ALL
         for piece in sent:
             if piece.is_oversize:
-                tally.lose(piece.parts[0].block, 1, DropReason.OVERSIZE)
+                tally.lose(piece.blocks[0], 1, DropReason.OVERSIZE)
                 continue
-            processed = 0
+            processed = erased = 0
             if refusal is None:
                 try:
                     answer = await self._send(outlet, piece)
                 except SinkRefused as exc:
                     refusal = exc
                 else:
-                    processed = answer.processed
+                    processed, erased = answer.processed, answer.erased
                     self._note_overtaken(outlet, piece, answer, tally)
                     if isinstance(answer.failure, SinkDown):
                         raise answer.failure
                     refusal = answer.failure
-            self._take_in(piece, processed, tally)
+            self._take_in(piece, processed, erased, tally)
+            outlet.reached = max(tally.last_ids.get(n, BEFORE_ALL) for n in outlet.numbers)
         if refusal is None:
             outlet.is_refused = False
         else:
@@ -175,8 +192,9 @@ class Delivery:
                 outlet.kind, outlet.mean_bytes, self._producer.clock_ms(), is_exact=is_exact
             )
             began_s = time.perf_counter()
+            expected = max(outlet.confirmed, outlet.reached)
             answer = await self._sink.append(
-                outlet.target, piece.data, expected=outlet.confirmed, trim=trim
+                outlet.target, piece.data, expected=expected, trim=trim
             )
             outlet.contact_s = asyncio.get_running_loop().time()
             if isinstance(answer, Appended):
@@ -187,7 +205,7 @@ class Delivery:
 
     def _count(self, outlet: Outlet, answer: Appended, piece: Piece, seconds: float) -> None:
         counts = self.counts
-        if piece.parts:
+        if piece.records:
             counts.batches += 1
             counts.batch_s += seconds
             outlet.records += piece.records
@@ -197,13 +215,20 @@ class Delivery:
         outlet.trimmed_unread += answer.unread
         outlet.length = answer.length
 
-    def _take_in(self, piece: Piece, processed: int, tally: _Tally) -> None:
+    def _take_in(self, piece: Piece, processed: int, erased: int, tally: _Tally) -> None:
         """Note of each block how far it got; what was not processed is refused."""
+        if processed == piece.records and len(piece.blocks) > 1 and not erased:
+            for block in {block.stream: block for block in piece.blocks}.values():
+                tally.last_ids[block.stream] = block.last_id
+            return
         for block, begin, count in piece.parts:
             done = min(processed, count)
             processed -= done
-            if done:
-                last = EntryId(block.first_id.ms, block.first_id.seq + begin + done - 1)
+            end = begin + done
+            if erased:  # a stream does not reach the id of what was not added to it
+                end = _end_of_kept(block, end)
+            if end > begin:
+                last = EntryId(block.first_id.ms, block.first_id.seq + end - 1)
                 tally.last_ids[block.stream] = last
             tally.lose(block, count - done, DropReason.REFUSED)
 
@@ -254,17 +279,19 @@ class Delivery:
         counts: dict[int, int] = {}
         shipped: dict[int, int] = {}
         losses: list[Lost] = []
+        confirmed = {n: store.last_shipped(n) for n in {block.stream for block in chunk.blocks}}
         for block in chunk.blocks:
-            if block.kind is not BlockKind.RECORDS or block.at < floor:
+            kind, number, first_id, count, _, _, at = block
+            if kind is not BlockKind.RECORDS or at < floor:
                 continue
-            number = block.stream
-            less = _settled_before(block, store.last_shipped(number))
-            counts[number] = counts.get(number, 0) + block.count - less
-            trouble = tally.troubles.get(block.at) if tally.troubles else None
+            if first_id <= confirmed[number]:
+                count -= records_up_to(confirmed[number], block)
+            counts[number] = counts.get(number, 0) + count
+            trouble = tally.troubles.get(at) if tally.troubles else None
             if trouble is not None:
                 losses += trouble.lost
-                less += trouble.records
-            shipped[number] = shipped.get(number, 0) + block.count - less
+                count -= trouble.records
+            shipped[number] = shipped.get(number, 0) + count
         if floor == tally.began_at:
             for number, records in chunk.corrupt.items():
                 counts[number] = counts.get(number, 0) + records
@@ -295,10 +322,12 @@ class Delivery:
             _log.warning("took over the streams of a gateway that is gone", extra=fields)
         self._look_back(outlet, claim)
         await self._introduce(outlet)
-        outlet.confirmed = found
-        outlet.synced_generation = self._sink.generation
         if found < before:
             self._rewind(outlet, found, before)
+        is_all_there, outlet.reached = found >= max(before, outlet.reached), BEFORE_ALL
+        outlet.confirmed = found
+        outlet.synced_generation = self._sink.generation
+        if not is_all_there:
             raise Rewound
         if found > before:
             above = found if found.seq < MAX_SEQ else EntryId(found.ms + 1, 0)
@@ -349,9 +378,9 @@ class Delivery:
             _log.error("Redis refuses prediction records", extra=fields)
 
 
-def _settled_before(block: Block, confirmed: EntryId) -> int:
-    """Return how many records of a block were not forgotten when the ones behind them were."""
-    first = block.first_id
-    if first > confirmed:
-        return 0
-    return min(block.count, confirmed.seq - first.seq + 1) if first.ms == confirmed.ms else 0
+def _end_of_kept(block: Block, end: int) -> int:
+    """Return the number behind the last record before `end` that is not erased; 0: all are."""
+    blobs = block.blobs()
+    while end and (not blobs[end - 1] or blobs[end - 1][0] == _ERASED_BYTE):
+        end -= 1
+    return end

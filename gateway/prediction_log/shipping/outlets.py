@@ -35,6 +35,9 @@ class Outlet:
     """Of the store's streams that go there."""
     confirmed: EntryId = BEFORE_ALL
     """Greatest id that Redis confirmed: what it may not have less than later."""
+    reached: EntryId = BEFORE_ALL
+    """Greatest id that was sent of a chunk that is not settled: the rest of it is added only to a
+    stream that has this."""
     synced_generation: int = 0
     """Connection on which it was claimed and compared; 0: never, or to be done again."""
     was_synced: bool = False

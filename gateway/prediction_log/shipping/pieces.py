@@ -34,18 +34,27 @@ class Piece(NamedTuple):
     """What one call sends, or one record that is too large to be sent."""
 
     data: bytes
-    parts: list[Part]
+    blocks: list[Block]
+    """Where the records stand: whole blocks, or some neighbouring records of a single one."""
+    begin: int
+    """Number of the first record in the first block."""
+    records: int
+    """How many there are."""
     is_oversize: bool = False
 
     @property
-    def records(self) -> int:
-        """How many there are."""
-        return sum(part.records for part in self.parts)
+    def parts(self) -> Iterator[Part]:
+        """Yield what it has of each block."""
+        if len(self.blocks) == 1:
+            yield Part(self.blocks[0], self.begin, self.records)
+        else:
+            for block in self.blocks:
+                yield Part(block, 0, block.count)
 
     @property
     def record_bytes(self) -> int:
         """Size of the records alone."""
-        return len(self.data) - HEADER_BYTES * len(self.parts) - _LENGTH_BYTES * self.records
+        return len(self.data) - HEADER_BYTES * len(self.blocks) - _LENGTH_BYTES * self.records
 
     def locate(self, index: int) -> tuple[Block, int]:
         """Return the block of a record, and the record's number in it."""
@@ -56,7 +65,7 @@ class Piece(NamedTuple):
         raise IndexError(index)
 
 
-NOTHING: Final = Piece(b"", [])
+NOTHING: Final = Piece(b"", [], 0, 0)
 """A call that sends no record."""
 
 
@@ -82,7 +91,7 @@ def pieces(blocks: Sequence[Block], max_bulk_bytes: int) -> Iterator[Piece]:
 
 def _joined(blocks: list[Block]) -> Piece:
     data = blocks[0].data if len(blocks) == 1 else b"".join([block.data for block in blocks])
-    return Piece(data, [Part(block, 0, block.count) for block in blocks])
+    return Piece(data, blocks, 0, sum([block.count for block in blocks]))
 
 
 def _taken_apart(block: Block, limit_bytes: int, record_limit_bytes: int) -> Iterator[Piece]:
@@ -95,7 +104,7 @@ def _taken_apart(block: Block, limit_bytes: int, record_limit_bytes: int) -> Ite
             begin, size = number, 0
         size += len(blob) + _LENGTH_BYTES
         if is_oversize:
-            yield Piece(b"", [Part(block, number, 1)], is_oversize=True)
+            yield Piece(b"", [block], number, 1, is_oversize=True)
             begin, size = number + 1, 0
     if begin < len(blobs):
         yield _some(block, blobs, begin, len(blobs))
@@ -104,4 +113,4 @@ def _taken_apart(block: Block, limit_bytes: int, record_limit_bytes: int) -> Ite
 def _some(block: Block, blobs: Sequence[bytes], begin: int, end: int) -> Piece:
     first_id = EntryId(block.first_id.ms, block.first_id.seq + begin)
     data = make_block(block.kind, block.stream, first_id, blobs[begin:end])
-    return Piece(data, [Part(block, begin, end - begin)])
+    return Piece(data, [block], begin, end - begin)

@@ -111,6 +111,8 @@ class Shipper:
         self._is_closing = False
         self._round_lock = asyncio.Lock()
         self._next_tick_s = 0.0
+        self._batch_bytes = self._batch_records * USUAL_RECORD_BYTES
+        """About what a whole batch has."""
         self._shipped_bytes = 0
         self._shipped_records = 0
         self._is_up: bool | None = None
@@ -208,6 +210,7 @@ class Shipper:
         await self._sink.connect()
         if self._hooks.on_connected is not None:
             await run_hook(self._hooks.on_connected())
+        self._delivery.look_for_kept()
         await self._upkeep.begin(asyncio.get_running_loop().time())
 
     async def _ship(self) -> None:
@@ -249,7 +252,8 @@ class Shipper:
             return 0, False
         records = await self._delivery.deliver(chunk)
         self._shipped_records += records
-        self._shipped_bytes += sum(len(block.data) for block in chunk.blocks)
+        self._shipped_bytes += sum([len(block.data) for block in chunk.blocks])
+        self._batch_bytes = self._batch_records * self._mean_bytes()
         return records, True
 
     async def _tick(self, now_s: float) -> None:
@@ -283,7 +287,7 @@ class Shipper:
 
     def _has_batch(self) -> bool:
         """Whether about a whole batch waits; counting it would cost every append more."""
-        return self._store.spooled_bytes >= self._batch_records * self._mean_bytes()
+        return self._store.spooled_bytes >= self._batch_bytes
 
     async def _wait(self, delay_s: float, *, for_records: bool) -> None:
         """Return after the delay, on `close`, or when records have waited or are a batch."""
@@ -304,7 +308,7 @@ class Shipper:
         wait = self._wait_is
         if wait is _Wait.NONE or wait is _Wait.PAUSE:
             return
-        if self._has_batch():
+        if self._store.spooled_bytes >= self._batch_bytes:
             self._wake()
         elif wait is _Wait.FOR_RECORDS and self._timer is not None:
             self._wait_is = _Wait.LINGER

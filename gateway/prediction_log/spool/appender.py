@@ -20,47 +20,46 @@ from operator import attrgetter
 from queue import Empty, SimpleQueue
 from typing import Final, Protocol
 
+from gateway.prediction_log.spool.block import Block, BlockKind
 from gateway.prediction_log.spool.offsets import sync_folder
 from gateway.prediction_log.spool.segment import Segment
 from gateway.prediction_log.spool.store import Done
-from gateway.prediction_log.streams import EntryId
 
 _MAX_ROUND_BYTES: Final = 8 << 20
 _segment_of: Final = attrgetter("segment")
 
 
 class Write:
-    """Buffers and their place. Identity matters, so it is no value."""
+    """Blocks and their place. Identity matters, so it is no value."""
 
     __slots__ = (
+        "blocks",
         "buffers",
-        "counts",
         "done",
         "error",
-        "has_keys",
         "offset",
         "segment",
         "size_bytes",
     )
 
-    def __init__(self, segment: Segment, done: Done) -> None:
+    def __init__(self, segment: Segment, offset: int, done: Done) -> None:
         self.segment = segment
-        self.offset = segment.planned
+        self.offset = offset
         self.size_bytes = 0
+        self.blocks: list[Block] = []
         self.buffers: list[bytes] = []
+        """Of the blocks, one behind the other from the offset on."""
         self.done = done
-        self.counts: list[tuple[int, int, EntryId]] = []
-        """Stream, records, last id."""
         self.error: OSError | None = None
 
     @property
     def records(self) -> int:
         """How many it holds."""
-        return sum(records for _, records, _ in self.counts)
+        return sum(block.count for block in self.blocks if block.kind is BlockKind.RECORDS)
 
 
-Complete = Callable[[list[Write]], None]
-"""Told, on the loop, of writes that are done or have their error set."""
+Complete = Callable[[Write], None]
+"""Told, on the loop, of each write that is done or has its error set."""
 
 
 class Appender(Protocol):
@@ -96,7 +95,7 @@ class LoopAppender:
             write.segment.write(write.buffers, write.offset, write.size_bytes)
         except OSError as exc:
             write.error = exc
-        self._complete([write])
+        self._complete(write)
 
     def close(self) -> None:
         """Do nothing: all is written."""
@@ -207,4 +206,5 @@ class ThreadAppender:
         for write in writes:
             self.queued_records -= write.records
             self.queued_bytes -= write.size_bytes
-        self._complete(writes)
+        for write in writes:
+            self._complete(write)

@@ -29,7 +29,6 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from enum import IntEnum
 from mmap import mmap
 from typing import Final, NamedTuple
@@ -67,6 +66,7 @@ class BlockKind(IntEnum):
 
 
 _KINDS: Final = frozenset(BlockKind)
+SHIPPED_KINDS: Final = (BlockKind.RECORDS, BlockKind.KEY)
 
 
 class Position(NamedTuple):
@@ -111,14 +111,13 @@ class Header(NamedTuple):
         return EntryId(self.first_id.ms, self.first_id.seq + self.blobs - 1)
 
 
-@dataclass(frozen=True, slots=True)
-class Block:
-    """A block whose every byte was checked."""
+class Block(NamedTuple):
+    """A block whose every byte was checked, or that was just made."""
 
     kind: BlockKind
     stream: int
     first_id: EntryId
-    count: int
+    count: int  # type: ignore[assignment]  # hides the tuple's own method
     ref: int
     data: bytes
     """All of it, with its header."""
@@ -152,8 +151,23 @@ class Damage(NamedTuple):
     """The end of what was written is missing, as a crash in the middle of a write leaves it."""
 
 
+def payload_bytes(blobs: Sequence[bytes]) -> int:
+    """Return the size of a payload."""
+    return _length.size * len(blobs) + sum(map(len, blobs))
+
+
+def records_up_to(last: EntryId, block: Block) -> int:
+    """Return how many records of a block have an id up to this one."""
+    first = block.first_id
+    if first > last:
+        return 0
+    return min(block.count, last.seq - first.seq + 1) if first.ms == last.ms else block.count
+
+
 def make_payload(blobs: Sequence[bytes]) -> bytes:
     """Return blobs with their lengths."""
+    if len(blobs) == 1:
+        return _pack_length(len(blobs[0])) + blobs[0]
     parts: list[bytes] = [b""] * (2 * len(blobs))
     parts[::2] = map(_pack_length, map(len, blobs))
     parts[1::2] = blobs

@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 
-from gateway.prediction_log.spool.block import START, BlockKind, Header, Position
+from gateway.prediction_log.spool.block import START, Block, BlockKind, Header, Position
 from gateway.prediction_log.spool.offsets import Offsets, StreamTable
 from gateway.prediction_log.spool.reading import headers
 from gateway.prediction_log.spool.segment import Segment
@@ -85,13 +85,16 @@ class Books:
         for at, stream, records in damage:
             self._damage[at, stream] = records
 
-    def written(self, segment: Segment, counts: Iterable[tuple[int, int, EntryId]]) -> None:
-        """Count records that were written: stream, how many, last id."""
-        for stream, records, last in counts:
-            segment.total += records
-            segment.counts[stream] = segment.counts.get(stream, 0) + records
-            segment.last_ids[stream] = last
-            self.spooled[stream] += records
+    def written(self, segment: Segment, blocks: Iterable[Block]) -> None:
+        """Count the records of blocks that were written."""
+        counts, spooled = segment.counts, self.spooled
+        for block in blocks:
+            kind, stream, first_id, records, _, _, _ = block
+            if kind is BlockKind.RECORDS:
+                segment.total += records
+                counts[stream] = counts.get(stream, 0) + records
+                segment.last_ids[stream] = first_id if records == 1 else block.last_id
+                spooled[stream] += records
 
     def mark_shipped(
         self, position: Position, counts: Mapping[int, int], last_ids: Mapping[int, EntryId]
@@ -138,21 +141,35 @@ class Books:
         self.forget(segment)
         return lost
 
+    def kept_streams(self) -> set[int]:
+        """Return the streams of the records that are kept, shipped or not."""
+        known = self.streams.names
+        return {
+            stream
+            for segment in self.segments.values()
+            for stream in segment.counts
+            if stream in known
+        }
+
     def rewind(self, stream: int, above: EntryId) -> int:
         """Go back to where ids above begin; see Store."""
         last = self.streams.last_shipped.get(stream, BEFORE_ALL)
         settled_to = self._settled_to(stream)
         first: Position | None = None
         records = 0
-        for segment, offset, header in self._above(stream, above):
-            at = Position(segment.number, offset)
-            limit = header.last_id if at < settled_to else last
-            found = _between(header, above, limit)
-            if found and offset not in segment.settled_damage:
-                first = first or at
-                records += found
-            elif at >= settled_to and header.first_id > last:
-                break
+        for segment in list(self.segments.values()):
+            if first is not None and segment.end <= settled_to and segment.first_ms > above.ms:
+                records += segment.counts.get(stream, 0)  # all of it: there may be many segments
+                continue
+            for offset, header in self._above(segment, stream, above):
+                at = Position(segment.number, offset)
+                limit = header.last_id if at < settled_to else last
+                found = _between(header, above, limit)
+                if found and offset not in segment.settled_damage:
+                    first = first or at
+                    records += found
+                elif at >= settled_to and header.first_id > last:
+                    break
         self.streams.last_shipped[stream] = min(above, last)
         if first is not None:
             self.spooled[stream] += records
@@ -165,14 +182,13 @@ class Books:
     def _is_settled(self, header: Header, segment: Segment, offset: int) -> bool:
         return Position(segment.number, offset) < self._settled_to(header.stream)
 
-    def _above(self, stream: int, above: EntryId) -> Iterator[tuple[Segment, int, Header]]:
-        """Yield the blocks of a stream that have an id above."""
-        for segment in list(self.segments.values()):
-            if segment.last_ids.get(stream, BEFORE_ALL) > above:
-                for offset, header in headers(segment, 0, segment.written):
-                    is_its = header.kind is BlockKind.RECORDS and header.stream == stream
-                    if is_its and header.last_id > above:
-                        yield segment, offset, header
+    def _above(self, segment: Segment, stream: int, above: EntryId) -> Iterator[tuple[int, Header]]:
+        """Yield the blocks of a stream in a segment that have an id above."""
+        if segment.last_ids.get(stream, BEFORE_ALL) > above:
+            for offset, header in headers(segment, 0, segment.written):
+                is_its = header.kind is BlockKind.RECORDS and header.stream == stream
+                if is_its and header.last_id > above:
+                    yield offset, header
 
     def _go_back(self, stream: int, first: Position) -> None:
         """Have a stream read again from a block on, and the others from where they were."""

@@ -24,6 +24,7 @@ from gateway.prediction_log.spool.block import (
     split_payload,
 )
 from gateway.prediction_log.spool.segment import Segment
+from gateway.prediction_log.spool.store import Erased
 
 _MANY: Final = 32
 """More needles than this, all of 16 bytes, are looked up instead of searched for."""
@@ -64,7 +65,7 @@ def erase_blobs(blobs: list[bytes], needles: Needles) -> tuple[list[bytes], list
     return kept, erased
 
 
-def erase_in(segment: Segment, needles: Needles) -> list[bytes]:
+def erase_in(segment: Segment, needles: Needles) -> list[Erased]:
     """Overwrite blobs in what is written of a segment, and sync it; return what they were.
 
     Raises FileNotFoundError if the segment is gone.
@@ -73,14 +74,14 @@ def erase_in(segment: Segment, needles: Needles) -> list[bytes]:
     try:
         end = segment.written
         data = os.pread(descriptor, end, 0)
-        erased: list[bytes] = []
+        erased: list[Erased] = []
         is_changed = False
         scanner = Scanner(data, segment=segment.number, salt=segment.salt, before=0)
         for item in scanner.walk(0, len(data)):
             offset = item.at.offset
             if isinstance(item, Block):
                 found = _erase_block(descriptor, segment.salt, item, needles)
-                erased += found
+                erased += (Erased(item.stream, blob) for blob in found)
                 is_changed |= bool(found)
             else:
                 start = offset if item.stream == UNKNOWN else offset + HEADER_BYTES

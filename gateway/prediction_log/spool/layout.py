@@ -11,21 +11,28 @@ from collections.abc import Sequence
 from gateway.prediction_log.spool.appender import Write
 from gateway.prediction_log.spool.block import (
     HEADER_BYTES,
+    Block,
     BlockKind,
+    Position,
     make_header,
     make_note,
     make_payload,
+    payload_bytes,
 )
 from gateway.prediction_log.spool.entry_ids import EntryIds
 from gateway.prediction_log.spool.offsets import StreamTable
 from gateway.prediction_log.spool.recovery import make_stream
 from gateway.prediction_log.spool.segment import Segment
 from gateway.prediction_log.spool.store import Done, Group
-from gateway.prediction_log.streams import EntryId
+from gateway.prediction_log.streams import BEFORE_ALL, EntryId
 
 _RECORDS = BlockKind.RECORDS
 _INTENT = BlockKind.INTENT
 _KEY = BlockKind.KEY
+_STREAM = BlockKind.STREAM
+_SMALLEST_BYTES = HEADER_BYTES + payload_bytes((b"",))
+_new = tuple.__new__
+"""Makes a named tuple without the function that knows its fields' names."""
 
 
 class Layout:
@@ -53,53 +60,75 @@ class Layout:
         segment.planned = segment.written = len(block)
 
     def beginning_bytes(self, groups: Sequence[Group]) -> int:
-        """Return what a new segment has in front of these groups."""
-        streams = {group.stream for group in groups}
-        return self._life_bytes() + sum(map(self._declaration_bytes, streams))
+        """Return what a new segment has of its own, and with these groups."""
+        size = self._life_bytes()
+        for group in groups:
+            blobs_bytes = HEADER_BYTES + payload_bytes(group.blobs)
+            size += blobs_bytes + self._declaration_bytes(group.stream)
+        return size
 
-    def undeclared_bytes(self, segment: Segment, groups: Sequence[Group]) -> int:
-        """Return what declares the streams of groups that a segment does not know."""
+    def need_bytes(self, segment: Segment, groups: Sequence[Group]) -> int:
+        """Return the most that these groups take in a segment."""
         declared = segment.declared
-        new = {group.stream for group in groups if group.stream not in declared}
-        return sum(map(self._declaration_bytes, new)) if new else 0
+        size = 0
+        for _, stream, blobs, _ in groups:
+            if len(blobs) == 1:
+                size += _SMALLEST_BYTES + len(blobs[0])
+            else:
+                size += HEADER_BYTES + payload_bytes(blobs)
+            if stream not in declared:
+                size += self._declaration_bytes(stream)
+        return size
 
     def plan(
         self,
         segment: Segment,
         groups: Sequence[Group],
-        payloads: list[bytes],
         now_ms: int,
         done: Done,
     ) -> Write:
         """Return the write of groups at the end of what is planned of a segment."""
-        write = Write(segment, done)
-        buffers, counts = write.buffers, write.counts
         declared, salt, before = segment.declared, segment.salt, segment.records
-        for (kind, stream, blobs, ref), payload in zip(groups, payloads, strict=True):
+        offset, number = segment.planned, segment.number
+        write = Write(segment, offset, done)
+        blocks, buffers = write.blocks, write.buffers
+        for kind, stream, blobs, ref in groups:
             if stream not in declared:
                 declared.add(stream)
-                buffers.append(self._declaration(stream, (0, before, salt)))
+                data = self._declaration(stream, (0, before, salt))
+                at = Position(number, offset)
+                blocks.append(Block(_STREAM, 0, BEFORE_ALL, 1, 0, data, at))
+                buffers.append(data)
+                offset += len(data)
             count = len(blobs)
             rest = ref, before, salt
             if kind is _RECORDS:
                 first = self._ids.give(count, now_ms)
-                counts.append((stream, count, EntryId(first[0], first[1] + count - 1)))
                 before += count
                 if ref:
                     self.intents.pop(ref, None)
             else:
-                first = now_ms, 0
+                first = EntryId(now_ms, 0)
                 self._note(kind, segment, ref)
-            buffers.append(make_header(kind, stream, first, count, payload, rest))
-            buffers.append(payload)
-        write.size_bytes = sum(map(len, buffers))
+            payload = make_payload(blobs)
+            data = make_header(kind, stream, first, count, payload, rest) + payload
+            at = _new(Position, (number, offset))
+            blocks.append(_new(Block, (kind, stream, first, count, ref, data, at)))
+            buffers.append(data)
+            offset += len(data)
+        write.size_bytes = offset - write.offset
         segment.records = before
-        segment.planned += write.size_bytes
+        segment.planned = offset
         segment.pending += 1
         segment.last_ms = now_ms
         if not segment.first_ms:
             segment.first_ms = now_ms
         return write
+
+    def give_up(self, groups: Sequence[Group]) -> None:
+        """Keep no intent for records that there was no room for: they are counted as dropped."""
+        for group in groups:
+            self.intents.pop(group.ref, None)
 
     def _note(self, kind: BlockKind, segment: Segment, ref: int) -> None:
         if kind is _INTENT:
@@ -120,8 +149,3 @@ class Layout:
 
     def _life_bytes(self) -> int:
         return HEADER_BYTES + 4 + len(self._worker)
-
-
-def payloads_of(groups: Sequence[Group]) -> list[bytes]:
-    """Return the payloads of groups."""
-    return [make_payload(group.blobs) for group in groups]

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 
 from gateway.prediction_log.spool.block import (
     HEADER_BYTES,
@@ -21,7 +20,7 @@ from gateway.prediction_log.spool.block import (
 from gateway.prediction_log.spool.entry_ids import EntryIds
 from gateway.prediction_log.spool.erasing import Needles, erase_blobs
 from gateway.prediction_log.spool.offsets import StreamTable
-from gateway.prediction_log.spool.store import Chunk, Done, DropReason, Group, Lost
+from gateway.prediction_log.spool.store import Chunk, Done, DropReason, Erased, Group, Lost
 from gateway.prediction_log.spool.waiting import Waiting
 from gateway.prediction_log.streams import BEFORE_ALL, EntryId, StreamKind
 from gateway.prediction_log_config import PredictionLogConfig
@@ -139,6 +138,10 @@ class MemoryStore:
             self._forget(self._first)
             self._first += 1
 
+    def kept_streams(self) -> set[int]:
+        """Return none: what is shipped is no longer here."""
+        return set()
+
     def last_shipped(self, stream: int) -> EntryId:
         """Return the greatest id that Redis confirmed."""
         return self._streams.last_shipped.get(stream, BEFORE_ALL)
@@ -152,16 +155,16 @@ class MemoryStore:
         """Give only ids above this one from now on."""
         self._ids.raise_floor(floor)
 
-    def erase(self, needles: Sequence[bytes]) -> tuple[int, list[bytes]]:
+    def erase(self, needles: Sequence[bytes]) -> tuple[int, list[Erased]]:
         """Put zeros in place of every blob that holds one of the needles; see Store."""
         wanted = Needles(needles)
-        erased: list[bytes] = []
+        erased: list[Erased] = []
         for cell in list(self._blocks.values()):
             block = cell[0]
             if wanted.are_in(block.data):
                 kept, found = erase_blobs(split_payload(block.data, HEADER_BYTES), wanted)
                 cell[0] = _with_blobs(block, kept)
-                erased += found
+                erased += (Erased(block.stream, blob) for blob in found)
         return len(erased), erased
 
     async def housekeeping(self, now_ms: int) -> None:
@@ -210,7 +213,7 @@ class MemoryStore:
         kind, stream, blobs, ref = group
         count = len(blobs)
         is_records = kind is BlockKind.RECORDS
-        first = EntryId(*self._ids.give(count, now_ms)) if is_records else EntryId(now_ms, 0)
+        first = self._ids.give(count, now_ms) if is_records else EntryId(now_ms, 0)
         data = make_block(kind, stream, first, blobs, ref)
         at = Position(_SEGMENT, self._next)
         self._blocks[self._next] = [Block(kind, stream, first, count, ref, data, at)]
@@ -244,7 +247,7 @@ class MemoryStore:
 
 def _with_blobs(block: Block, blobs: list[bytes]) -> Block:
     data = make_block(block.kind, block.stream, block.first_id, blobs, block.ref)
-    return replace(block, data=data)
+    return block._replace(data=data)
 
 
 def _nothing(*_: object) -> None:

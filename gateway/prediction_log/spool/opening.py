@@ -8,7 +8,6 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
-from gateway.prediction_log.spool.block import BlockKind
 from gateway.prediction_log.spool.books import Books
 from gateway.prediction_log.spool.entry_ids import EntryIds
 from gateway.prediction_log.spool.lock import FolderLock, token_of
@@ -17,7 +16,7 @@ from gateway.prediction_log.spool.offsets import Offsets, StreamTable, load
 from gateway.prediction_log.spool.recovery import Recovery, Scan
 from gateway.prediction_log.spool.segment import found_in, remove_spares
 from gateway.prediction_log.spool.spool import FileSpool
-from gateway.prediction_log.spool.store import Group, Store
+from gateway.prediction_log.spool.store import Store
 from gateway.prediction_log_config import PredictionLogConfig
 
 _log = logging.getLogger(__name__)
@@ -98,13 +97,11 @@ def _open(
 
 def _complete_intents(spool: FileSpool, scan: Scan, now_ms: int) -> None:
     """Begin, and write the intents of earlier lives as records: at once, so never twice."""
-    intents = [
-        Group(BlockKind.RECORDS, stream, blobs, ref) for ref, stream, blobs in scan.intents()
-    ]
+    intents = scan.intents()
     reason = spool.begin(intents, now_ms)
     recovery = scan.recovery
+    if reason is not None:
+        recovery.intents = intents
+        return
     for _, stream, blobs, _ in intents:
-        if reason is None:
-            recovery.records[stream] = recovery.records.get(stream, 0) + len(blobs)
-        else:
-            recovery.intents += [(stream, blob) for blob in blobs]
+        recovery.records[stream] = recovery.records.get(stream, 0) + len(blobs)

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
 from gateway.prediction_log.spool.block import (
+    SHIPPED_KINDS,
     UNKNOWN,
     Block,
     BlockKind,
@@ -28,7 +29,6 @@ from gateway.prediction_log.spool.block import (
 from gateway.prediction_log.spool.segment import Segment
 
 _MIN_WINDOW_BYTES: Final = 64 << 10
-_SHIPPED_KINDS: Final = (BlockKind.RECORDS, BlockKind.KEY)
 
 
 class Limits(NamedTuple):
@@ -119,7 +119,7 @@ def _take_intact(
 
 
 def _is_wanted(block: Block, settled: Settled) -> bool:
-    if block.kind not in _SHIPPED_KINDS:
+    if block.kind not in SHIPPED_KINDS:
         return False
     after = settled.get(block.stream)
     return after is None or block.at >= after

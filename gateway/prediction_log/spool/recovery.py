@@ -34,11 +34,13 @@ from gateway.prediction_log.spool.block import (
     Damage,
     Position,
     Scanner,
+    records_up_to,
     split_payload,
 )
 from gateway.prediction_log.spool.offsets import Offsets, StreamTable
 from gateway.prediction_log.spool.reading import mapped
 from gateway.prediction_log.spool.segment import Segment, found_in
+from gateway.prediction_log.spool.store import Group
 from gateway.prediction_log.streams import BEFORE_ALL, EntryId, StreamKind
 
 INTENT_REF: Final = 1 << 63
@@ -70,9 +72,9 @@ class Recovery:
     """Of writes that a crash cut short: nobody was told that they were done."""
     nameless: int = 0
     """Lost records where no stream at all is known any more."""
-    intents: list[tuple[int, bytes]] = field(default_factory=list)
-    """Stream and blob of intents that nobody has settled and for which there was no room in the
-    spool: to be appended as records."""
+    intents: list[Group] = field(default_factory=list)
+    """What completes the intents that nobody has settled, where the spool had no room for it: to be
+    appended as it is."""
     ended: list[EndedLife] = field(default_factory=list)
 
 
@@ -94,6 +96,10 @@ class Scan:
     """Segment, offset and end, by life and stream: not the bytes, which may be many."""
     _ended: set[tuple[str, str]] = field(default_factory=set)
     """Worker and name of final audits."""
+    _audited: defaultdict[tuple[str, str], dict[StreamKind, int]] = field(
+        default_factory=lambda: defaultdict(dict)
+    )
+    """The last numbers that audits tell, by worker and name."""
     _worker: str = ""
     """Of the segment under the walk."""
     _last_stream: int = 0
@@ -113,10 +119,10 @@ class Scan:
             self._lose(min(self.streams.names), nameless)
         self.recovery.nameless = 0 if self.streams.names else nameless
 
-    def intents(self) -> list[tuple[int, int, list[bytes]]]:
-        """Return ref to settle with, stream and blobs of the intents that nobody has settled."""
+    def intents(self) -> list[Group]:
+        """Return the records that complete the intents that nobody has settled."""
         return [
-            (INTENT_REF | at.segment << 32 | at.offset, stream, blobs)
+            Group(BlockKind.RECORDS, stream, blobs, INTENT_REF | at.segment << 32 | at.offset)
             for at, stream, blobs in self._intents.values()
             if blobs and stream in self.streams.names
         ]
@@ -181,7 +187,9 @@ class Scan:
         self.last_id = max(self.last_id, block.last_id)
         if block.at >= self._unshipped_from(stream):
             records = self.recovery.records
-            records[stream] = records.get(stream, 0) + block.count
+            # Redis may have forgotten a part of a block only.
+            less = records_up_to(self.streams.last_shipped.get(stream, BEFORE_ALL), block)
+            records[stream] = records.get(stream, 0) + block.count - less
         if block.ref & INTENT_REF:
             self._settle(Position(block.ref >> 32 & 0x7FFFFFFF, block.ref & 0xFFFFFFFF))
         elif block.ref:
@@ -235,19 +243,36 @@ class Scan:
                 logged = decode_any(blob)
             except MalformedRecord:  # erased, or of a later version
                 continue
-            if isinstance(logged, LoggedAudit) and logged.is_final:
-                self._ended.add((logged.worker, logged.name))
+            if isinstance(logged, LoggedAudit):
+                self._audit(logged)
+
+    def _audit(self, audit: LoggedAudit) -> None:
+        if audit.is_final:
+            self._ended.add((audit.worker, audit.name))
+        told = self._audited[audit.worker, audit.name]
+        for kind in StreamKind:
+            if kind in audit.kinds:
+                told[kind] = max(audit.kinds[kind].sequence, told.get(kind, 0))
 
     def _lives(self) -> list[EndedLife]:
         by_worker: defaultdict[str, _Sequences] = defaultdict(dict)
+
+        def note(worker: str, name: str, kind: StreamKind, seq: int) -> None:
+            if (worker, name) not in self._ended:
+                by_worker[worker][name, kind] = max(seq, by_worker[worker].get((name, kind), 0))
+
+        for (worker, name), told in self._audited.items():
+            for kind, seq in told.items():
+                note(worker, name, kind, seq)
+        for group in self.intents():
+            for found, seq in _numbers_of(group.blobs):
+                note(found, *self.streams.names[group.stream], seq)
         for (worker, stream), blocks in self._last_blocks.items():
             name, kind = self.streams.names[stream]
             if worker and (worker, name) in self._ended:
                 continue
             for found, seq in _numbers(blocks):
-                sequences = by_worker[found]
-                if (found, name) not in self._ended:
-                    sequences[name, kind] = max(seq, sequences.get((name, kind), 0))
+                note(found, name, kind, seq)
         return [EndedLife(worker, found) for worker, found in by_worker.items() if found]
 
 
@@ -268,13 +293,17 @@ def _numbers(places: Iterable[tuple[Segment, int, int]]) -> Iterator[tuple[str, 
     for segment, start, end in places:
         with mapped(segment) as data:
             blobs = split_payload(data[start:end], HEADER_BYTES)
-        for blob in blobs:
-            try:
-                logged = decode_any(blob)
-            except MalformedRecord:  # erased, or of a later version
-                continue
-            if isinstance(logged, LoggedPrediction | LoggedLabel):
-                yield logged.worker, logged.seq
+        yield from _numbers_of(blobs)
+
+
+def _numbers_of(blobs: Iterable[bytes]) -> Iterator[tuple[str, int]]:
+    for blob in blobs:
+        try:
+            logged = decode_any(blob)
+        except MalformedRecord:  # erased, or of a later version
+            continue
+        if isinstance(logged, LoggedPrediction | LoggedLabel):
+            yield logged.worker, logged.seq
 
 
 def make_stream(number: int, name: str, kind: StreamKind) -> bytes:

@@ -17,6 +17,7 @@ import errno
 import os
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from secrets import randbits
@@ -158,9 +159,11 @@ class Segment:
         self.is_sealed = True
         if not self.pending and self.descriptor != _CLOSED:
             descriptor, self.descriptor = self.descriptor, _CLOSED
-            os.ftruncate(descriptor, self.written)
-            os.close(descriptor)
-            self.size_bytes = self.written
+            with suppress(OSError):  # a disk that takes no writes: the next start cuts it
+                os.ftruncate(descriptor, self.written)
+                self.size_bytes = self.written
+            with suppress(OSError):
+                os.close(descriptor)
 
     def truncate(self) -> None:
         """Cut a sealed segment to what may be read of it."""

@@ -19,23 +19,25 @@ from __future__ import annotations
 import asyncio
 import logging
 import sys
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from typing import Final
 
 from gateway.prediction_log.spool.appender import Appender, LoopAppender, ThreadAppender, Write
-from gateway.prediction_log.spool.block import HEADER_BYTES, Position
+from gateway.prediction_log.spool.block import START, Position
 from gateway.prediction_log.spool.books import Books
 from gateway.prediction_log.spool.entry_ids import EntryIds
 from gateway.prediction_log.spool.erasing import Needles, erase_in
-from gateway.prediction_log.spool.layout import Layout, payloads_of
+from gateway.prediction_log.spool.layout import Layout
 from gateway.prediction_log.spool.lock import FolderLock, token_of
 from gateway.prediction_log.spool.offsets import Offsets, save
 from gateway.prediction_log.spool.reading import Limits, read_segment
+from gateway.prediction_log.spool.recent import Recent
 from gateway.prediction_log.spool.room import reason_of
 from gateway.prediction_log.spool.segment import Segment
-from gateway.prediction_log.spool.store import Chunk, Done, DropReason, Group, Lost
+from gateway.prediction_log.spool.store import Chunk, Done, DropReason, Erased, Group, Lost
 from gateway.prediction_log.spool.supply import Supply
 from gateway.prediction_log.spool.waiting import FOR_WANT_OF_ROOM, Waiting
 from gateway.prediction_log.streams import BEFORE_ALL, EntryId, StreamKind
@@ -84,10 +86,14 @@ class FileSpool:
         """Where the last read ended, until that is settled."""
         self._own_from = books.next_number
         """Segments from here on are of this process."""
+        self._recent = Recent(Position(self._own_from, 0) if books.segments else START)
         self._last = next(reversed(books.segments.values()), None)
         """The segment before the current one."""
         self._current: Segment | None = None
         self._is_closed = False
+        self._saving = threading.Lock()
+        self._is_saved = False
+        """For the last time."""
 
     def __repr__(self) -> str:
         return f"<FileSpool {self._directory.name} shipped {self.shipped}>"
@@ -100,12 +106,16 @@ class FileSpool:
     @property
     def spooled_bytes(self) -> int:
         """Bytes of blocks that are not yet shipped."""
+        current, (segment, offset) = self._current, self._books.shipped
+        if current is not None and current.number == segment:  # nearly always, and asked often
+            return current.written - offset
         return self._books.spooled_bytes
 
     @property
     def oldest_unshipped_ms(self) -> int:
         """When the oldest record that is not yet shipped was appended; 0: there is none."""
-        return self._books.oldest_unshipped_ms()
+        known_ms = 0 if self._streams.settled else self._recent.oldest_ms(self.shipped)
+        return known_ms or self._books.oldest_unshipped_ms()
 
     def stream(self, name: str, kind: StreamKind) -> int:
         """Return the number of a stream, from 1; the same after a restart."""
@@ -117,12 +127,13 @@ class FileSpool:
 
     def append(self, groups: Sequence[Group], now_ms: int, done: Done) -> None:
         """Write all groups or none; see Store."""
-        if self._waiting:
+        if self._is_waiting_allowed and self._waiting:
             self._waiting.add(groups, now_ms, done)
             return
         reason = self._place(groups, now_ms, done)
         if reason is None:
             return
+        self._layout.give_up(groups)
         if self._is_waiting_allowed and reason in FOR_WANT_OF_ROOM:
             self._waiting.add(groups, now_ms, done)
         else:
@@ -138,6 +149,12 @@ class FileSpool:
         """Return blocks from a position on; see Store."""
         settled = {} if is_all else self._streams.settled
         limits = Limits(max_bytes, max_records)
+        if not is_all and not settled:
+            chunk = self._recent.read(after, limits, self._books.segments)
+            if chunk is not None:
+                self._supply.in_hand = chunk.next.segment
+                self._read_to = chunk.next
+                return chunk
         position = after
         for segment in list(self._books.segments.values()):
             start = after.offset if segment.number == after.segment else 0
@@ -168,9 +185,14 @@ class FileSpool:
     ) -> None:
         """Settle everything before a position; see Store."""
         self._books.mark_shipped(position, counts, last_ids)
+        self._recent.shipped(position)
         self._supply.reconsider()
         if self._read_to is None or position >= self._read_to:
             self._supply.in_hand = -1
+
+    def kept_streams(self) -> set[int]:
+        """Return the streams of which something is kept that Redis may forget."""
+        return self._books.kept_streams()
 
     def last_shipped(self, stream: int) -> EntryId:
         """Return the greatest id that Redis confirmed, also before the last restart."""
@@ -184,10 +206,10 @@ class FileSpool:
         """Give only ids above this one from now on."""
         self._ids.raise_floor(floor)
 
-    def erase(self, needles: Sequence[bytes]) -> tuple[int, list[bytes]]:
+    def erase(self, needles: Sequence[bytes]) -> tuple[int, list[Erased]]:
         """Overwrite every blob that holds one of the needles; see Store. In a thread."""
         wanted = Needles(needles)
-        erased: list[bytes] = []
+        erased: list[Erased] = []
         for segment in list(self._books.segments.values()):
             with suppress(FileNotFoundError):  # shipped and deleted meanwhile
                 erased += erase_in(segment, wanted)
@@ -204,7 +226,7 @@ class FileSpool:
         self._supply.retire(now_ms, kept_from)
         if self._is_half_full():
             self._supply.prepare()
-        await asyncio.to_thread(save, self._directory, self._offsets())
+        await asyncio.to_thread(self._save, self._offsets())
 
     async def close(self) -> None:
         """Refuse what comes, write what is queued, and leave files that the next start can read."""
@@ -217,7 +239,7 @@ class FileSpool:
             await asyncio.sleep(0)  # the thread's last completions
             await self._supply.close()
             await self._end_segment()
-            await asyncio.to_thread(partial(save, self._directory, self._offsets(), is_synced=True))
+            await asyncio.to_thread(partial(self._save, self._offsets(), is_last=True))
         finally:
             self._lock.release()
 
@@ -226,15 +248,13 @@ class FileSpool:
 
         Returns why the groups were not written. Without room the first append tries again.
         """
-        payloads = payloads_of(groups)
-        need = sum(map(len, payloads)) + HEADER_BYTES * len(payloads)
-        got = self._next_segment(groups, need)
+        got = self._next_segment(groups)
         if isinstance(got, DropReason):
             return got
         if not groups:
             return None
         reasons: list[DropReason | None] = []
-        write = self._layout.plan(got, groups, payloads, now_ms, reasons.append)
+        write = self._layout.plan(got, groups, now_ms, reasons.append)
         LoopAppender(self._completed).submit(write)
         return reasons[0]
 
@@ -255,28 +275,26 @@ class FileSpool:
             return DropReason.QUEUE_RECORDS
         if appender.queued_bytes > self._config.buffer_bytes:
             return DropReason.QUEUE_BYTES
-        payloads = payloads_of(groups)
-        need = sum(map(len, payloads)) + HEADER_BYTES * len(payloads)
         segment = self._current
         if segment is None or (
-            segment.planned + need + layout.undeclared_bytes(segment, groups) > segment.size_bytes
+            segment.planned + layout.need_bytes(segment, groups) > segment.size_bytes
         ):
-            got = self._next_segment(groups, need)
+            got = self._next_segment(groups)
             if isinstance(got, DropReason):
                 return got
             segment = got
         was = segment.planned
-        write = layout.plan(segment, groups, payloads, now_ms, done)
+        write = layout.plan(segment, groups, now_ms, done)
         appender.submit(write)
         half = segment.size_bytes >> 1
         if was <= half < segment.planned:
             self._supply.prepare()
         return None
 
-    def _next_segment(self, groups: Sequence[Group], need: int = 0) -> Segment | DropReason:
+    def _next_segment(self, groups: Sequence[Group]) -> Segment | DropReason:
         """Seal the segment in use and begin another with room for groups."""
         self._seal()
-        got = self._supply.fresh(need + self._layout.beginning_bytes(groups))
+        got = self._supply.fresh(self._layout.beginning_bytes(groups))
         if isinstance(got, DropReason):
             return got
         try:
@@ -309,23 +327,21 @@ class FileSpool:
             self._books.forget(current)
             current.remove()
 
-    def _completed(self, writes: list[Write]) -> None:
-        """Take note of how writes went, and tell who waits for them."""
-        has_any = False
-        for write in writes:
-            segment = write.segment
-            segment.pending -= 1
-            if write.error is None:
-                has_any = True
-                segment.written = write.offset + write.size_bytes
-                self._books.written(segment, write.counts)
-                reason = None
-            else:
-                reason = self._failed(segment, write.error)
-            if segment.is_sealed:
-                segment.seal()
-            write.done(reason)
-        if has_any:
+    def _completed(self, write: Write) -> None:
+        """Take note of how a write went, and tell who waits for it."""
+        segment = write.segment
+        segment.pending -= 1
+        reason = None
+        if write.error is None:
+            segment.written = write.offset + write.size_bytes
+            self._books.written(segment, write.blocks)
+            self._recent.add(write.blocks, write.size_bytes)
+        else:
+            reason = self._failed(segment, write.error)
+        if segment.is_sealed:
+            segment.seal()
+        write.done(reason)
+        if reason is None:
             self.on_append()
 
     def _failed(self, segment: Segment, error: OSError) -> DropReason:
@@ -352,6 +368,13 @@ class FileSpool:
         books = self._books
         states = self._streams.states()
         return Offsets(books.shipped, self._ids.last, books.next_number, states)
+
+    def _save(self, offsets: Offsets, *, is_last: bool = False) -> None:
+        """Write the offset file, in a thread: it may have outlived who waited for it."""
+        with self._saving:
+            if not self._is_saved:
+                self._is_saved = is_last
+                save(self._directory, offsets, is_synced=is_last)
 
     def _lost(self, lost: Lost) -> None:
         self.on_lost(lost)

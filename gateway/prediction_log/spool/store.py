@@ -48,6 +48,13 @@ class DropReason(StrEnum):
     """Offered after the end, or held in memory at the end."""
 
 
+class Erased(NamedTuple):
+    """A blob as it was before it was overwritten."""
+
+    stream: int
+    blob: bytes
+
+
 class Group(NamedTuple):
     """Blobs that are appended as one block."""
 
@@ -141,6 +148,9 @@ class Store(Protocol):
         and corrupt ones. `last_ids` are the greatest ids that Redis confirmed.
         """
 
+    def kept_streams(self) -> set[int]:
+        """Return the streams of which something is kept that Redis may forget."""
+
     def last_shipped(self, stream: int) -> EntryId:
         """Return the greatest id that Redis confirmed, also before the last restart."""
 
@@ -155,7 +165,7 @@ class Store(Protocol):
     def raise_floor(self, floor: EntryId) -> None:
         """Give only ids above this one from now on."""
 
-    def erase(self, needles: Sequence[bytes]) -> tuple[int, list[bytes]]:
+    def erase(self, needles: Sequence[bytes]) -> tuple[int, list[Erased]]:
         """Overwrite with zeros every blob that holds one of the needles; in a thread.
 
         Returns how many, and what they were. They count as spooled until settled.

@@ -41,6 +41,24 @@ def test_check_says_that_a_good_configuration_is_good(
     assert out == f"{path} is good: models in {path.parent / 'models'}, routes: digits\n"
 
 
+def test_check_notes_rules_of_the_log_that_may_hide_nothing(
+    path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    names = '[prediction_log.names.%s]\ncolumns = { x = ["age"] }\nfeatures = { "%s" = "drop" }'
+    path.write_text(ROUTE + names % ("digits", "x.age"))
+    assert run(["check", "--config", str(path)]) == 0
+    assert capsys.readouterr().err == ""
+    path.write_text(ROUTE + names % ("digit", "y.age"))
+    assert run(["check", "--config", str(path)]) == 0
+    name, rule = capsys.readouterr().err.splitlines()
+    at = f"sluice: {path}: note: $.prediction_log.names.digit"
+    assert name.startswith(f"{at}: there is no such route in the file, and no such model in ")
+    assert rule == (
+        f"{at}.features.y.age: a tensor of this name; for the column 'age' of 'y' name its columns "
+        "in $.prediction_log.names.digit.columns"
+    )
+
+
 @pytest.mark.parametrize("command", ["check", "serve"])
 @pytest.mark.parametrize(
     ("text", "sentence"),

@@ -359,7 +359,8 @@ def test_an_answered_request_is_freed_without_the_garbage_collector(shelf: Shelf
 
     async def scenario() -> int:
         async with open_desk(shelf) as desk:
-            desk.log.offer = lambda record: None  # type: ignore[method-assign]  # keeps nothing
+            # It keeps nothing.
+            desk.log.offer = lambda record, is_committed=False: None  # type: ignore[method-assign]
             data = rows_of([1.0]).data
             before = sys.getrefcount(data)
             for version in ("2", "9"):

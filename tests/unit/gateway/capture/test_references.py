@@ -137,3 +137,39 @@ def test_a_removed_file_is_gone_and_removing_it_again_is_no_fault(tmp_path: Path
 def test_what_is_no_address_of_the_folder_is_refused(tmp_path: Path, address: str) -> None:
     with pytest.raises(ValueError, match="no address"):
         References(tmp_path, max_bytes=PLENTY).remove(address)
+
+
+def test_files_are_for_their_owner_alone(tmp_path: Path) -> None:
+    before = os.umask(0)
+    try:
+        keep(References(tmp_path / "references", max_bytes=PLENTY), b"data")
+    finally:
+        os.umask(before)
+    (file,) = files_of(tmp_path)
+    modes = [path.stat().st_mode & 0o777 for path in (file, file.parent, file.parent.parent)]
+    assert modes == [0o600, 0o700, 0o700]
+
+
+def test_what_was_not_named_lately_expires_and_what_was_never_finished_too(tmp_path: Path) -> None:
+    references = References(tmp_path, max_bytes=PLENTY)
+    old, young = keep(references, b"old"), keep(references, b"young")
+    torn = tmp_path / "ab" / "ab.1.part"
+    torn.parent.mkdir(exist_ok=True)
+    torn.write_bytes(b"half")
+    for path in (tmp_path / old, torn):
+        age(path, 100)
+    before_ms = (tmp_path / young).stat().st_mtime_ns // 1_000_000 - 50_000
+    assert references.expire(before_ms) == 2
+    assert files_of(tmp_path) == [tmp_path / young]
+    assert keep(references, b"old") == old
+    assert references.expire(before_ms) == 0
+
+
+def test_a_disk_that_refuses_to_delete_is_told_of_and_nothing_else_happens(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "ab" / "a-folder").mkdir(parents=True)
+    age(tmp_path / "ab" / "a-folder", 100)
+    now_ms = (tmp_path / "ab").stat().st_mtime_ns // 1_000_000 - 50_000
+    assert References(tmp_path, max_bytes=PLENTY).expire(now_ms) == 0
+    assert "old references cannot be deleted" in caplog.text

@@ -118,6 +118,23 @@ def test_only_the_names_that_are_given_are_erased(client: redis.Redis, command: 
     assert left == [0, 1, 0]
 
 
+def test_a_name_of_which_the_log_has_nothing_is_said(client: redis.Redis, command: Command) -> None:
+    put(client, [prediction(1, subject=command.tag())])
+    code, _, err = command.run("--name", "digts")
+    assert (code, "the log has nothing of 'digts'; it has digits" in err) == (0, True)
+
+
+def test_a_receipt_that_cannot_be_written_is_printed_and_the_code_is_1(
+    client: redis.Redis, command: Command
+) -> None:
+    key = put(client, [prediction(1, subject=command.tag())])
+    code, out, err = command.run("--receipt", "/dev/full")
+    assert (code, json.loads(out)["body"]["is_complete"]) == (1, True)
+    assert "erased, but --receipt /dev/full cannot be written: No space left on device" in err
+    assert "run it again" not in err
+    assert blobs_in(client, key) == []
+
+
 def test_what_is_left_is_said_and_the_code_is_1(client: redis.Redis, command: Command) -> None:
     client.sadd(tombstone.REPLICAS_KEY, "gw-9")
     code, _, err = command.run()
@@ -138,6 +155,7 @@ def test_what_it_needs_and_lacks_is_said_and_the_code_is_2(
 ) -> None:
     assert "is empty" in refused(command, subject="")
     assert "not a folder" in refused(command, "--receipt", str(tmp_path / "no" / "r.json"))
+    assert "cannot be written" in refused(command, "--receipt", str(tmp_path))
     assert "not a folder" in refused(command, "--spool", str(tmp_path / "no"))
     assert "--redis" in refused(command, "--redis", "nonsense://x")
     command.write('[prediction_log.privacy]\nkey_file = "keys"\n')

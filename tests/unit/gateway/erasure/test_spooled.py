@@ -130,6 +130,22 @@ def test_an_intent_goes_as_well(tmp_path: Path) -> None:
     in_store(tmp_path, check)
 
 
+def test_what_comes_between_the_look_and_the_destruction_is_known_too(tmp_path: Path) -> None:
+    rid = new_id()
+    mine = prediction(3, rid=rid, subject=TAG, text=MARK, is_shadow=True)
+
+    def check(store: Store) -> None:
+        append(store, StreamKind.LIVE, prediction(1, subject=TAG))
+        finding = spooled.find(store, [open_sought()])
+        append(store, StreamKind.SHADOW, mine)
+        append(store, StreamKind.LIVE, prediction(2, subject=OTHER))
+        assert spooled.destroy(store, finding) == 2
+        late = {(one.kind, one.rid, one.seq) for one in finding.found[0] if one.seq != 1}
+        assert late == {(StreamKind.SHADOW, rid, 3)}
+
+    in_store(tmp_path, check)
+
+
 def test_a_label_without_a_request_id_goes_and_its_neighbour_with_the_same_words_stays(
     tmp_path: Path,
 ) -> None:

@@ -210,6 +210,25 @@ def test_a_spool_that_comes_late_is_judged_by_the_closed_tombstone_before_anythi
     watching(client, tmp_path, act)
 
 
+@pytest.mark.parametrize("is_complete", [True, False])
+def test_a_gateway_that_missed_the_last_round_judges_by_the_closed_tombstone(
+    client: redis.Redis, tmp_path: Path, is_complete: bool
+) -> None:
+    publish(client, OPEN)
+    second = msgspec.structs.replace(OPEN, round=2).closed(NOW_MS, is_complete=is_complete)
+
+    async def act(watched: Watched) -> None:
+        await watched.erasures.apply()
+        assert acks(client, OPEN) == {b"gw-1"}
+        watched.append(prediction(1, subject=TAG, text=MARK, ts_us=NOW_MS * 1_000 - 1))
+        publish(client, second)  # it hung, and an erasure that said it was gone went on without it
+        await watched.erasures.apply()
+        assert watched.left() == []
+        assert files_with(tmp_path, [MARK]) == []
+
+    watching(client, tmp_path, act)
+
+
 def test_an_incomplete_erasure_leads_a_late_spool_to_labels_too(
     client: redis.Redis, tmp_path: Path
 ) -> None:

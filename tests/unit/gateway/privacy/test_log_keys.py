@@ -100,4 +100,6 @@ def test_a_path_that_cannot_be_written_is_told(
 ) -> None:
     (config.parent / "secrets").write_text("a file, not a folder")
     assert run(command, config) == 1
-    assert capsys.readouterr().err.startswith("sluice: ")
+    error = capsys.readouterr().err
+    assert error.startswith(f"sluice: {config.parent / 'secrets'}")
+    assert error.endswith(": File exists\n" if command == "new-keys" else ": Not a directory\n")

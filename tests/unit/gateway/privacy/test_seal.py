@@ -176,6 +176,18 @@ def test_a_master_key_is_read_with_its_comments(tmp_path: Path) -> None:
     assert read_master_key(path) == MASTER_KEY
 
 
+@pytest.mark.parametrize(("mode", "warnings"), [(0o600, 0), (0o640, 1), (0o604, 1)])
+def test_a_master_key_that_others_can_read_is_warned_of(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, mode: int, warnings: int
+) -> None:
+    path = tmp_path / "master"
+    path.write_text(MASTER_KEY.hex())
+    path.chmod(mode)
+    read_master_key(path)
+    assert len(caplog.records) == warnings
+    assert MASTER_KEY.hex() not in caplog.text
+
+
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [

@@ -172,7 +172,9 @@ def test_what_cannot_be_done_is_said_with_the_right_code(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     there = str(tmp_path / "a.parquet")
-    assert run("export", "digits", "--parquet", str(tmp_path / "no" / "a"), *source) == 1
+    assert run("export", "digits", "--parquet", str(tmp_path / "no" / "a"), *source) == 2
+    assert f"--parquet: {tmp_path / 'no'} is not a folder" in capsys.readouterr().err
+    assert run("export", "digits", "--parquet", str(tmp_path), *source) == 1
     assert "cannot write" in capsys.readouterr().err
     assert run("stats", "--redis", "redis://127.0.0.1:1") == 1
     assert "cannot read the prediction log" in capsys.readouterr().err
@@ -184,6 +186,36 @@ def test_what_cannot_be_done_is_said_with_the_right_code(
     monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
     assert run("export", "digits", "--parquet", there, *source) == 1
     assert "pip install 'sluice-gateway[reader]'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "code"),
+    [
+        (["tail", "digts", "--no-follow"], 0),
+        (["stats", "digts"], 0),
+        (["export", "digts", "--parquet", "a.parquet"], 1),
+    ],
+)
+def test_a_name_of_which_the_log_has_nothing_is_said(
+    source: list[str],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    words: list[str],
+    code: int,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert run(*words, *source) == code
+    assert capsys.readouterr().err == "sluice: the log has nothing of 'digts'; it has digits\n"
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_window_without_records_is_not_called_complete(
+    source: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    there = str(tmp_path / "a.parquet")
+    assert run("export", "digits", "--parquet", there, "--until", "2020-01-01", *source) == 0
+    assert capsys.readouterr().out.splitlines() == [f"{there}: 0 rows", "no live records"]
 
 
 def test_moments_of_the_command_line() -> None:

@@ -167,7 +167,7 @@ def test_an_unknown_end_is_said() -> None:
     found = read(predictions([1, 2]))
     assert found.unknown_ends == (WORKER,)
     assert found.is_complete
-    assert f"unknown end: {WORKER} live, no final audit" in found.text()
+    assert f"unknown end: {WORKER} live still runs, or was killed" in found.text()
     closed = read(predictions([1, 2]), is_open=False)
     assert closed.workers[0].end is End.WINDOW
     assert closed.unknown_ends == ()

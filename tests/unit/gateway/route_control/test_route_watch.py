@@ -37,7 +37,10 @@ class Watching:
         self.shadows = Shadows(load_copy=self.copies.load, log=self.log)
         self.units = UnitCounter()
         self.watch = RouteWatch(
-            shadows=self.shadows, units=self.units, draw=lambda: draws.pop(0) if draws else 0.5
+            shadows=self.shadows,
+            units=self.units,
+            draw=lambda: draws.pop(0) if draws else 0.5,
+            subject_of=lambda request: request.header("x-customer") or "",
         )
 
     async def apply(self, watched: Route) -> None:
@@ -101,10 +104,11 @@ def test_a_request_is_offered_to_the_shadows_of_its_variant_under_its_own_ids(
     tmp_path: Path,
 ) -> None:
     async def scenario(watching: Watching) -> None:
-        call, target = await watching.ask("u1", x_request_id="cid-1")
+        call, target = await watching.ask("u1", x_request_id="cid-1", x_customer="alice")
         watching.watch.admitted(call, target)
         await until(lambda: len(watching.log.records) == 1)
         (record,) = watching.log.records
+        assert record.subject == "alice"
         assert (record.parent_rid, record.cid, record.origin.name) == (call.rid, "cid-1", NAME)
         assert (record.origin.variant, record.origin.served) == (target.assigned, "s")
         assert record.origin.is_shadow

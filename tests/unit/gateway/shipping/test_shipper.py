@@ -276,8 +276,8 @@ def test_an_exclusive_job_sees_nothing_under_way_and_erased_records_stay_away(
         async with running(Setting(server.url, tmp_path, settings(linger_ms=60_000))) as rig:
             await rig.until(lambda: rig.statistics.is_sink_up)
             rig.put([b"\x011", b"\x01subject-7 1", b"\x012"])
-            erased, blobs = await rig.shipper.exclusive(lambda: rig.store.erase([b"subject-7"]))
-            assert (erased, blobs) == (1, [b"\x01subject-7 1"])
+            count, erased = await rig.shipper.exclusive(lambda: rig.store.erase([b"subject-7"]))
+            assert (count, [one.blob for one in erased]) == (1, [b"\x01subject-7 1"])
         assert rig.shipped == 3
 
     asyncio.run(scenario())

@@ -27,7 +27,7 @@ def test_a_needle_is_gone_from_every_file_and_the_others_stay(tmp_path: Path) ->
         opened.ship(50)
         count, erased = await asyncio.to_thread(opened.spool.erase, [TAG])
         assert count == len(erased) == 202
-        assert number_in(erased[0]) == 1
+        assert (erased[0].stream, number_in(erased[0].blob)) == (opened.live, 1)
         assert not files_hold(tmp_path / "r", TAG)
         opened.add(blob_of(1_000))  # and the segment goes on
         blocks, corrupt = read_all(opened.spool, opened.spool.shipped)
@@ -55,7 +55,7 @@ def test_many_ids_are_looked_up_and_only_whole_ids_count(tmp_path: Path) -> None
         wanted = [seq.to_bytes(16, "big") for seq in range(1, 301, 3)]
         count, erased = opened.spool.erase(wanted)
         assert count == 100
-        assert all(any(rid in blob for rid in wanted) for blob in erased)
+        assert all(any(rid in one.blob for rid in wanted) for one in erased)
         left = [b for b in opened.blobs() if not b.startswith(ERASED)]
         assert left == [prediction(seq) for seq in range(1, 301) if seq % 3 != 1]
         await opened.spool.close()

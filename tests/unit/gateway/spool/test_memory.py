@@ -102,7 +102,7 @@ def test_intents_are_not_kept_and_needles_are_erased() -> None:
     kept.fill(1, kind=BlockKind.INTENT)
     kept.fill(3)
     count, erased = kept.store.erase([(1).to_bytes(8, "big")])
-    assert (count, erased) == (1, [blob_of(1)])
+    assert (count, [one.blob for one in erased]) == (1, [blob_of(1)])
     blocks, _ = read_all(kept.store, START)
     assert [b.blobs() for b in blocks] == [[blob_of(0)], [bytes(40)], [blob_of(2)]]
 

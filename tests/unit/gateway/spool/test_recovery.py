@@ -73,7 +73,8 @@ def test_intents_without_room_are_handed_over(tmp_path: Path) -> None:
         await opened.spool.close()
         config = config_of(spool={"min_free_bytes": 1 << 60})
         again = Opened(tmp_path / "r", config, worker="w@2")
-        assert again.recovery.intents == [(again.live, blob_of(1))]
+        (group,) = again.recovery.intents
+        assert (group.stream, group.blobs) == (again.live, [blob_of(1)])
         assert again.recovery.records == {}
         again.add(blob_of(1))
         assert again.outcomes == [DropReason.DISK_FULL]
