@@ -3,8 +3,9 @@
 PYTHON ?= python3
 BIN := .venv/bin
 TRITON := .venv-tritonclient
-CONFORMANCE := tests/conformance tests/e2e/test_workers.py tests/e2e/test_workers_answers.py tests/e2e/test_load.py \
-    tests/e2e/test_log_chaos.py tests/e2e/test_log_losses.py tests/e2e/test_log_storm.py tests/e2e/test_log_readers.py tests/e2e/test_erasure.py
+LONG := workers workers_answers load log_chaos log_losses log_storm log_readers erasure privacy drift \
+    routes_redis_kill shadow abort replicas hot_models
+CONFORMANCE := tests/conformance $(LONG:%=tests/e2e/test_%.py)
 PEERS := fastapi mlserver kserve litserve bentoml ray
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --constraint constraints.txt
 

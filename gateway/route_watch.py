@@ -66,7 +66,7 @@ class RouteWatch:
             revision=target.revision,
             variant=target.assigned,
             inputs=call.inputs,
-            # The shadow's record may be kept where the live one is not: it is to be found by itself.
+            # A record of its own may be kept where the live one is not, and has to be found.
             subject="" if self._subject_of is None else self._subject_of(call.request),
         )
         for shadow, is_sampled in mirrors:

@@ -47,6 +47,8 @@ _MAX_ORIGINS: Final = 1024
 _ERRORS: Final = 400
 _SETTLE_POLL_S: Final = 0.005
 _RECORDS: Final = BlockKind.RECORDS
+_new = tuple.__new__
+"""Makes a named tuple without the function that knows its fields' names."""
 
 _log = logging.getLogger(__name__)
 
@@ -254,11 +256,13 @@ class Intake:
     def _write(self, waiters: list[Done]) -> None:
         """Give everything pending to the store as one write."""
         groups, self._groups = self._groups, []
-        has_keys = bool(groups) and any(group.kind is BlockKind.KEY for group in groups)
+        has_keys = False
+        if groups:
+            has_keys = any(group.kind is BlockKind.KEY for group in groups)
         lanes, self._finished = self._finished, []
         for lane in self._dirty:
             records = len(lane.pending)
-            groups.append(Group(_RECORDS, lane.number, lane.pending))
+            groups.append(_new(Group, (_RECORDS, lane.number, lane.pending, 0)))
             lanes.append((lane, records))
             lane.under_way += records
             lane.pending = []

@@ -88,7 +88,7 @@ def test_a_killed_redis_fails_no_prediction_and_every_record_is_accounted_for(
     tmp_path: Path, redis_server: RedisServer, buffer_records: int
 ) -> None:
     """With room for all in the buffer, and with far too little."""
-    settings = {"durability": "memory", "buffer_records": buffer_records}
+    settings: dict[str, int | str] = {"durability": "memory", "buffer_records": buffer_records}
     with serve(tmp_path, redis_server.url, **settings) as gateway:
         at = gateway.at
         with Load(at, Ask(model="split", inputs=(ROW,))) as load:

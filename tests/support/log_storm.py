@@ -3,10 +3,10 @@
 Two route names, a shadow, large tensors that are deferred, requests that fail, and a name that is
 asked only at the beginning. Meanwhile, at random moments and also while another trouble lasts:
 kill -9, SIGSTOP and SIGTERM of the gateway, kill -9 and SIGSTOP of Redis, FLUSHALL, SCRIPT FLUSH,
-connections cut, no memory, owner keys and streams deleted.
+connections cut, no memory, no more than a replica, owner keys and streams deleted.
 
 Whatever may be lost by it (a stream that was deleted) is still in the spool, so at the end nothing
-may be missing: `settle` brings both back and waits, `check` asserts it.
+may be missing, and nothing there twice; `run` says what is not as it should be.
 
     python -m tests.support.log_storm --seconds 600 --seed 7
 """
@@ -26,28 +26,30 @@ from dataclasses import dataclass, field
 from enum import StrEnum, auto
 from os import kill
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
-import httpx
 import redis
-from prometheus_client.parser import text_string_to_metric_families
 
 from gateway.demo.redis_server import RedisServer
-from gateway.prediction_log import reader
-from gateway.prediction_log.streams import StreamKind
-from tests.support.gateway import Addresses, GatewayProcess, free_port
-from tests.support.models import write_fake
+from tests.support.gateway import Addresses, GatewayProcess
+from tests.support.log_storm_checks import (
+    faults_of_readers,
+    faults_of_streams,
+    imbalances,
+    wait_for_all,
+)
+from tests.support.log_storm_site import (
+    BAD_ASK,
+    GOOD_ASK,
+    NAMES,
+    PROMISES,
+    QUIET_ASK,
+    WIDE_ASK,
+    configuration,
+)
 from tests.support.redis import running_redis
-from tests.support.transports import Ask, Given
-from tests.support.witness import OK, Witness, found, rids
+from tests.support.witness import Witness
 
-WIDTH: Final = 64
-BAD: Final = 14.0
-INVALID: Final = (400, "INVALID_ARGUMENT")
-PROMISES: Final = (*OK, *INVALID)
-NAMES: Final = ("split", "wide", "quiet")
-KINDS: Final = (StreamKind.LIVE, StreamKind.SHADOW, StreamKind.BIG)
-SETTLE_S: Final = 60.0
 END_S: Final = 40.0
 """Longest time for a gateway to end after SIGTERM, also with Redis hanging."""
 PACE_S: Final = 0.005
@@ -76,52 +78,6 @@ class State(StrEnum):
     ENDING = auto()
     """SIGTERM."""
     DOWN = auto()
-
-
-def _ask(name: str, *elements: float) -> Ask:
-    row = Given(name="x", datatype="FP32", shape=(1, len(elements)), elements=elements)
-    return Ask(model=name, inputs=(row,))
-
-
-GOOD_ASK: Final = _ask("split", 1.0, 2.0, 3.0, 4.0)
-BAD_ASK: Final = _ask("split", 1.0, BAD, 3.0, 4.0)
-WIDE_ASK: Final = _ask("wide", *(float(n) for n in range(1, WIDTH + 1)))
-QUIET_ASK: Final = _ask("quiet", 4.0, 3.0, 2.0, 1.0)
-
-
-def configuration(folder: Path, url: str, **settings: object) -> dict[str, Any]:  # Any: TOML
-    """Write the models, and return the configuration of the gateway."""
-    for version in (1, 2):
-        write_fake(folder / "models" / "echo" / str(version) / "model.json", bad_on=BAD)
-    wide = [{"name": tensor, "datatype": "FP32", "shape": [-1, WIDTH]} for tensor in ("x", "y")]
-    path = folder / "models" / "wider" / "1" / "model.json"
-    write_fake(path, inputs=wide[:1], outputs=wide[1:])
-    listeners = ("http", "grpc", "metrics", "admin")
-    server: dict[str, Any] = {name: f"127.0.0.1:{free_port()}" for name in listeners}
-    split = {
-        "stable": {"model": "echo", "version": "1", "weight": 70},
-        "canary": {"model": "echo", "version": "2", "weight": 30},
-    }
-    only = {"stable": {"model": "echo", "version": "1", "weight": 100}}
-    large = {"stable": {"model": "wider", "version": "1", "weight": 100}}
-    shadow = {"model": "echo", "version": "2", "sample": 50}
-    log = {
-        "spool": {"segment_bytes": 256 << 10, "max_bytes": 512 << 20, "min_free_bytes": 0},
-        "capture": {"max_bytes": 128, "full_share": 0.3},
-        "audit_s": 1.0,
-        "timeout_s": 1.0,
-        "shutdown_s": 2.0,
-    }
-    return {
-        "server": {**server, "replica": "gw-1"},
-        "redis": {"url": url},
-        "prediction_log": {**log, **settings},
-        "routes": {
-            "split": {"variants": split, "shadows": {"next": shadow}},
-            "wide": {"variants": large},
-            "quiet": {"variants": only},
-        },
-    }
 
 
 class _Due(NamedTuple):
@@ -153,7 +109,7 @@ class Storm:
         self._gateway_is = State.DOWN
         self._due: list[_Due] = []
         self._end_by_s = 0.0
-        self._is_starved = False
+        self._is_starved = self._is_replica = False
         self.faults: list[str] = []
         self._start_gateway()
 
@@ -164,11 +120,13 @@ class Storm:
         if self._redis is State.UP:
             yield 4, "kill redis", self._kill_redis
             yield 5, "stop redis", self._stop_redis
-            yield 4, "flushall", lambda: self._command("flushall")
+            if not self._is_replica:
+                yield 4, "flushall", lambda: self._command("flushall")
+                yield 3, "delete the owner keys", lambda: self._delete(":owner:")
+                yield 4, "delete a stream", lambda: self._delete(":gw-1", most=1)
+                yield 3, "make it a replica", self._demote
             yield 2, "script flush", lambda: self._command("script flush")
             yield 3, "cut connections", lambda: self._command("client kill type normal")
-            yield 3, "delete the owner keys", lambda: self._delete(":owner:")
-            yield 4, "delete a stream", lambda: self._delete(":gw-1", most=1)
             if not self._is_starved:
                 yield 3, "take the memory", self._starve
         if self._gateway_is is State.UP:
@@ -243,9 +201,22 @@ class Storm:
             self._is_starved = True
             self._later(0.1, 0.5, "give the memory back", self._feed)
 
+    def _demote(self) -> None:
+        self._command("replicaof 127.0.0.1 1")
+        self._is_replica = True
+        self._later(0.1, 2.0, "promote it", self._promote)
+
+    def _promote(self) -> None:
+        if self._redis is State.UP:
+            self._command("replicaof no one")
+            self._is_replica = False
+        elif self._redis is State.STOPPED:
+            self._later(0.1, 0.5, "promote it", self._promote)
+
     def _kill_redis(self) -> None:
         self.server.kill()
-        self._redis, self._is_starved = State.DOWN, False
+        self._redis = State.DOWN
+        self._is_starved = self._is_replica = False
         self._later(0.0, 2.0, "start redis", self._start_redis)
 
     def _start_redis(self) -> None:
@@ -345,68 +316,6 @@ def _calling(storm: Storm) -> Iterator[_Callers]:
         yield _Callers(each)
 
 
-def _missing(client: redis.Redis, promised: dict[str, set[str]]) -> dict[str, int]:
-    """Return how many promised records are not there, by name."""
-    return {name: len(ids - set(rids(found(client, name)))) for name, ids in promised.items()}
-
-
-def _wait(storm: Storm, promised: dict[str, set[str]]) -> None:
-    """Return when all is there and nothing is spooled, or the time is up."""
-    limit_s = time.monotonic() + SETTLE_S
-    with redis.Redis.from_url(storm.server.url) as client:
-        while time.monotonic() < limit_s:
-            if not _spooled(storm.at) and not any(_missing(client, promised).values()):
-                return
-            time.sleep(0.3)
-
-
-def _samples(at: Addresses) -> Iterator[tuple[str, dict[str, str], float]]:
-    text = httpx.get(f"http://{at.metrics}/metrics", timeout=10).text
-    for family in text_string_to_metric_families(text):
-        for sample in family.samples:
-            yield sample.name, dict(sample.labels), sample.value
-
-
-def _spooled(at: Addresses) -> int:
-    return sum(int(v) for name, _, v in _samples(at) if name == "sluice_log_spooled_records")
-
-
-def _balance(at: Addresses) -> Iterator[str]:
-    """Yield what does not add up of the counters of a gateway that is at rest."""
-    sums: Counter[tuple[str, str]] = Counter()
-    for name, labels, value in _samples(at):
-        sign = 0
-        if name == "sluice_log_spooled_records":
-            sign = -1
-        elif name == "sluice_log_records_total":
-            sign = 1 if labels["result"] in ("answered", "recovered") else -1
-            if labels["result"] == "dropped" and value:
-                yield f"dropped: {labels} {value:g}"
-        if sign:
-            sums[labels.get("name", ""), labels["kind"]] += sign * int(value)
-    for of, difference in sums.items():
-        if difference:
-            yield f"the counters of {of} are out by {difference}"
-
-
-def _check_streams(client: redis.Redis, promised: dict[str, set[str]]) -> Iterator[str]:
-    for name, ids in promised.items():
-        for kind in KINDS:
-            there = rids(found(client, name, kind))
-            twice = {rid: count for rid, count in there.items() if count > 1}
-            if twice:
-                yield f"{name} {kind}: {len(twice)} records are there more than once: {twice}"
-            if kind is StreamKind.LIVE and (lost := ids - set(there)):
-                yield f"{name}: {len(lost)} of {len(ids)} lost: {sorted(lost)[:5]}"
-
-
-def _check_reader(client: redis.Redis, promised: dict[str, set[str]]) -> Iterator[str]:
-    for name in promised:
-        whole = reader.read_frame(client, name).completeness
-        if not whole.is_complete or whole.repeats or whole.unreadable or whole.unknown_ends:
-            yield f"a reader of {name} says:\n{whole.text()}"
-
-
 def run(folder: Path, *, seconds: float, seed: int, **settings: object) -> Outcome:
     """Let a storm pass, and return what is not as it should be afterwards."""
     with running_redis(append_only=bool(seed % 2)) as server:
@@ -418,15 +327,15 @@ def run(folder: Path, *, seconds: float, seed: int, **settings: object) -> Outco
                 storm.settle()
                 time.sleep(0.5)
             promised = callers.promised
-            _wait(storm, promised)
-            problems = list(_balance(storm.at))
+            wait_for_all(storm.at, server.url, promised)
+            problems = list(imbalances(storm.at))
             code = storm.gateway.stop()
             if code:
                 problems.append(f"the gateway ended with {code}")
             storm.look_for_faults()
             with redis.Redis.from_url(server.url) as client:
-                problems += _check_streams(client, promised)
-                problems += _check_reader(client, promised)
+                problems += faults_of_streams(client, promised)
+                problems += faults_of_readers(client, promised)
         finally:
             storm.gateway.signal(signal.SIGCONT)
             storm.gateway.kill()

@@ -114,7 +114,8 @@ def entries(client: redis.Redis, key: str = KEY) -> list[tuple[EntryId, LoggedPr
 
 def audits(client: redis.Redis, key: str = KEY) -> list[LoggedAudit]:
     """Return the audits in a stream, oldest first."""
-    found = (decode_any(fields[b"r"]) for _, fields in client.xrange(key) or [] if fields)
+    page: Any = client.xrange(key)  # Any: redis-py's reply
+    found = (decode_any(fields[b"r"]) for _, fields in page)
     return [logged for logged in found if isinstance(logged, LoggedAudit)]
 
 

@@ -23,7 +23,6 @@ from gateway.prediction_log.spool.opening import open_spool
 from gateway.prediction_log.spool.segment import found_in
 from gateway.prediction_log_config import PredictionLogConfig
 
-
 Tell = Callable[[Iterable[Found]], None]
 """Told of records before they are destroyed, so that a kill loses none; and of intents after it."""
 
