@@ -14,6 +14,8 @@ from gateway.drift.rows import Side
 TINY_P: Final = 1e-99
 ODD_P: Final = 0.05
 """A large difference with at most this p, before other columns count, is worth a look."""
+OK_SHOWN: Final = 20
+"""Rows of a terminal's table from which on only what drifts or is odd has one."""
 _NAME_WIDTH: Final = 13
 _BREAK: Final = "\n"
 _HEADINGS: Final = (
@@ -102,7 +104,11 @@ def text(report: Report) -> str:
     """Return the whole report for a terminal."""
     lines = [f"{report.model}: {headline(report)}", ""]
     if report.verdict.columns:
-        lines += [*_table(ordered(report.verdict.columns)), ""]
+        columns = ordered(report.verdict.columns)
+        shown = [c for n, c in enumerate(columns) if n < OK_SHOWN or word(c) != "ok"]
+        lines += [*_table(shown), ""]
+        if len(shown) < len(columns):
+            lines[-1:] = [f"and {len(columns) - len(shown)} more columns that are ok", ""]
     said = [*facts(report), *(("note", note) for note in notes(report)), ("rule", rule(report))]
     behind = "\n" + " " * (_NAME_WIDTH + 1)
     lines += [f"{name:<{_NAME_WIDTH}} {value.replace(_BREAK, behind)}" for name, value in said]

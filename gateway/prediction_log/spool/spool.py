@@ -74,6 +74,9 @@ class FileSpool:
         self._ids = ids
         self._layout = Layout(books.streams, ids, worker)
         self._supply = Supply(config, lock.directory, books, self._lost)
+        front = books.front()
+        if front is not None:  # an earlier process may have sent it and heard nothing more of it
+            self._supply.in_hand = front.number
         self._appender = self._make_appender()
         self._is_waiting_allowed = config.on_full == "block"
         self._waiting = Waiting(

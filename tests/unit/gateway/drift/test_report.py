@@ -81,3 +81,11 @@ def test_probabilities_are_short() -> None:
     assert [report.probability(p) for p in (1.0, 0.0314, 4.2e-7, 0.0)] == [
         "1.000", "0.031", "4.2e-07", "<1e-99",
     ]  # fmt: skip
+
+
+def test_of_many_columns_the_table_has_those_that_drift_and_counts_the_rest() -> None:
+    table = normal_table(1, 500, 60)
+    made = report_of(reference_of(table), normal_table(2, 500, 60, shifted=[41, 57]))
+    lines = report.text(made).splitlines()
+    assert sum(line.endswith(" drift") for line in lines) == 2
+    assert "and 40 more columns that are ok" in lines

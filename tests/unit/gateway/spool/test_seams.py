@@ -187,3 +187,26 @@ def test_an_offset_file_under_way_does_not_spoil_the_last_one(
         assert offsets.position == opened.spool.shipped
 
     asyncio.run(scenario(config_of()))
+
+
+def test_what_an_earlier_process_may_have_sent_is_not_dropped_before_it_is_sent_again(
+    tmp_path: Path,
+) -> None:
+    """Its answer never came: to count it as lost might be wrong."""
+
+    async def scenario() -> None:
+        limits = {"max_bytes": 4 * 65_536}
+        opened = Opened(tmp_path / "r", config_of(spool=limits))
+        opened.fill(180)
+        await opened.spool.close()
+        config = config_of(spool=limits, on_full="drop_oldest_segment")
+        again = Opened(tmp_path / "r", config, worker="w@2")
+        in_hand = again.numbers()[:10]
+        fresh = Opened(copy_of(tmp_path / "r", tmp_path / "copy"), config, worker="w@3")
+        fresh.fill(200, first=1_000)
+        assert sum(lost.records for lost in fresh.lost) > 0
+        assert fresh.numbers()[:10] == in_hand == list(range(10))
+        await again.spool.close()
+        await fresh.spool.close()
+
+    asyncio.run(scenario())
