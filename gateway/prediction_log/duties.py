@@ -22,6 +22,7 @@ from gateway.prediction_log.erasure.watch import Erasures
 from gateway.prediction_log.privacy.key_store import KeyStore, needed_from_ms
 from gateway.prediction_log.privacy.tap import Privacy
 from gateway.prediction_log.shipping.hooks import Hooks
+from gateway.prediction_log.shipping.sink import DOWN
 from gateway.prediction_log.spool.store import Store
 from gateway.prediction_log_config import PredictionLogConfig
 
@@ -88,7 +89,7 @@ class Duties:
     async def close(self) -> None:
         """Say that we end, and close the connections."""
         if self._erasures is not None:
-            with suppress(redis.RedisError, OSError):
+            with suppress(*DOWN):
                 await self._erasures.leave(keeps_spool=self._keeps_spool)
         await self._client.aclose()
         if self._keys is not None:

@@ -42,6 +42,10 @@ from gateway.prediction_log.streams import (
 MAX_BULK_BYTES: Final = 512 << 20
 """Largest argument that Redis reads unless it is configured otherwise (proto-max-bulk-len)."""
 
+DOWN: Final = (redis_errors.RedisError, OSError, RuntimeError)
+"""What a command to a server that is not there raises; RuntimeError: uvloop, of a connection that
+the server closed while it was being made."""
+
 # First word of an error that is about the server's state, not about what it was sent.
 _TEMPORARY: Final = frozenset(
     (
@@ -271,7 +275,7 @@ class RedisSink:
     async def disconnect(self) -> None:
         """Give the connection up; a reply that is still under way goes with it."""
         self._is_connected = False
-        with suppress(redis_errors.RedisError, OSError):  # it may be broken already
+        with suppress(*DOWN):  # it may be broken already
             await self._client.connection_pool.disconnect()
 
     async def close(self) -> None:
@@ -311,7 +315,7 @@ def _translated() -> Iterator[None]:
         yield
     except redis_errors.ResponseError as exc:
         raise _failure(str(exc), type(exc).__name__) from exc
-    except (redis_errors.RedisError, OSError) as exc:
+    except DOWN as exc:
         raise SinkDown(f"{type(exc).__name__}: {exc}") from exc
     except (TypeError, ValueError, AttributeError) as exc:
         raise SinkDown(f"the server's answer makes no sense: {exc}") from exc

@@ -1,4 +1,4 @@
-"""Redis forgets at bad moments: between two lives, within one chunk, behind erased records."""
+"""Redis forgets at bad moments, or goes: between two lives, in one chunk, behind erased records."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pytest
 import redis
+import uvloop
 
 from gateway.demo.redis_server import RedisServer
 from gateway.prediction_log.shipping import pieces
-from gateway.prediction_log.shipping.sink import Appended, RedisSink, Target, Verdict
+from gateway.prediction_log.shipping.sink import Appended, RedisSink, SinkDown, Target, Verdict
 from gateway.prediction_log.streams import StreamKind, stream_key
 from tests.support.redis import redis_binaries, running_redis
 from tests.support.shipping import KEY, OWNER, REPLICA, Setting, blob_of, numbers, running, settings
@@ -111,3 +112,20 @@ def test_a_stream_whose_last_records_were_erased_has_forgotten_nothing(
 
     asyncio.run(scenario())
     assert numbers(client) == [1, 2, 3, 4, 5]
+
+
+def test_a_connection_that_uvloop_has_closed_is_a_sink_that_is_down(server: RedisServer) -> None:
+    """It raises RuntimeError then, where asyncio's own loop raises what redis-py expects."""
+
+    async def scenario() -> None:
+        sink = RedisSink(server.url, timeout_s=1)
+        await sink.connect()
+        (connection,) = sink._client.connection_pool._available_connections
+        assert connection._writer is not None
+        connection._writer.transport.abort()
+        with pytest.raises(SinkDown):
+            await sink.ping()
+        await sink.close()
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(scenario())
