@@ -265,7 +265,7 @@ class PredictionLog(Intake):
                 await self._opened().housekeeping(self._clock_ms())
                 self.privacy.reload_if_changed()
                 self._renew_keys()
-                if time.monotonic() >= audit_at_s:
+                if time.monotonic() >= audit_at_s and not self._is_closed:  # the last word is said
                     audit_at_s = time.monotonic() + self._config.audit_s
                     self._write_audits()
             except Exception:  # whatever it is, the log goes on
