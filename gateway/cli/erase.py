@@ -14,8 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import redis
-from redis.backoff import NoBackoff
-from redis.retry import Retry
 
 from gateway import config as configuration
 from gateway.cli.log_client import absent
@@ -28,6 +26,7 @@ from gateway.prediction_log.erasure.receipt import Body, Receipt
 from gateway.prediction_log.erasure.request import Request
 from gateway.prediction_log.erasure.spools import Spools
 from gateway.prediction_log.privacy.keyring import Keyring
+from gateway.redis_client import blocking_client_of
 
 _DEFAULT_CONFIG = Path("sluice.toml")
 _DEFAULT_TIMEOUT_S = 120.0
@@ -105,7 +104,11 @@ def run(arguments: argparse.Namespace) -> int:
         timeout_s=arguments.timeout,
     )
     try:
-        clients = _client(url), _client(config.prediction_log.privacy.keys_url or url)
+        keys_url = config.prediction_log.privacy.keys_url or url
+        clients = (
+            blocking_client_of(url, timeout_s=_COMMAND_TIMEOUT_S),
+            blocking_client_of(keys_url, timeout_s=_COMMAND_TIMEOUT_S),
+        )
     except ValueError as exc:
         return _refused(f"--redis: {exc}")
     try:
@@ -140,17 +143,6 @@ def _url(arguments: argparse.Namespace, config: Config) -> str:
     if config.redis is None:
         raise ConfigError("$.redis", "there is no [redis] section (or give --redis URL)")
     return config.redis.url
-
-
-def _client(url: str) -> redis.Redis:
-    """Return a client that sends nothing twice. Raises ValueError for a URL it does not know."""
-    return redis.Redis.from_url(
-        url,
-        decode_responses=False,
-        protocol=2,
-        retry=Retry(NoBackoff(), 0),
-        socket_timeout=_COMMAND_TIMEOUT_S,
-    )
 
 
 def _done(outcome: Outcome, arguments: argparse.Namespace, keyring: Keyring) -> int:

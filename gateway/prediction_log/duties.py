@@ -12,10 +12,6 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
-import redis.asyncio
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
-
 from gateway.prediction_log.capture.policy import Policies
 from gateway.prediction_log.capture.references import References
 from gateway.prediction_log.erasure.watch import Erasures
@@ -25,6 +21,7 @@ from gateway.prediction_log.shipping.hooks import Hooks
 from gateway.prediction_log.shipping.sink import DOWN
 from gateway.prediction_log.spool.store import Store
 from gateway.prediction_log_config import PredictionLogConfig
+from gateway.redis_client import client_of
 
 PRUNE_S: Final = 3_600.0
 
@@ -44,14 +41,7 @@ class Duties:
     ) -> None:
         self._privacy = privacy
         self._policies = policies
-        self._client = redis.asyncio.Redis.from_url(
-            url,
-            decode_responses=False,
-            protocol=2,
-            retry=Retry(NoBackoff(), 0),
-            socket_connect_timeout=config.timeout_s,
-            socket_timeout=config.timeout_s,
-        )
+        self._client = client_of(url, timeout_s=config.timeout_s)
         self._keys: KeyStore | None = None
         if config.privacy.master_key_file:
             self._keys = KeyStore(config.privacy.keys_url or url, timeout_s=config.timeout_s)

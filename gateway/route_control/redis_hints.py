@@ -18,7 +18,8 @@ from redis import exceptions as redis_errors
 from redis.asyncio.client import PubSub
 
 from gateway.ending import end
-from gateway.route_control.redis_store import CHANNEL, client_of
+from gateway.redis_client import client_of
+from gateway.route_control.redis_store import CHANNEL
 
 FIRST_RETRY_S: Final = 0.05
 LONGEST_RETRY_S: Final = 1.0

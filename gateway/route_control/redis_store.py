@@ -18,11 +18,9 @@ from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Final
 
-import redis.asyncio
 from redis import exceptions as redis_errors
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
 
+from gateway.redis_client import client_of
 from gateway.route_control import frame, redis_scripts
 from gateway.route_control.redis_scripts import Script
 from gateway.route_control.revision import (
@@ -75,18 +73,6 @@ def audit_key(name: str) -> str:
 
 
 _log = logging.getLogger(__name__)
-
-
-def client_of(url: str, *, timeout_s: float) -> redis.asyncio.Redis:
-    """Return a client that never retries. Raises ValueError for a URL that it does not know."""
-    return redis.asyncio.Redis.from_url(
-        url,
-        decode_responses=False,
-        protocol=2,
-        retry=Retry(NoBackoff(), 0),
-        socket_connect_timeout=timeout_s,
-        socket_timeout=timeout_s,
-    )
 
 
 class RedisRouteStore:

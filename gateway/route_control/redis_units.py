@@ -14,7 +14,7 @@ from typing import Final
 
 from redis import exceptions as redis_errors
 
-from gateway.route_control.redis_store import client_of
+from gateway.redis_client import client_of
 from gateway.route_control.store import StoreDown
 from gateway.route_control.units import NewUnits, UnitCounter
 

@@ -23,11 +23,10 @@ from typing import Final
 
 import redis
 import redis.asyncio
-from redis.backoff import NoBackoff
-from redis.retry import Retry
 
 from gateway.prediction_log.privacy.seal import MAX_KEY_AGE_MS, Unsealable, parse_blob
 from gateway.prediction_log_config import RetentionConfig
+from gateway.redis_client import client_of
 
 KEYS_KEY: Final = "pl:keys"
 _SCAN_COUNT: Final = 1_000
@@ -80,14 +79,7 @@ class KeyStore:
     """
 
     def __init__(self, url: str, *, timeout_s: float) -> None:
-        self._client = redis.asyncio.Redis.from_url(
-            url,
-            decode_responses=False,
-            protocol=2,
-            retry=Retry(NoBackoff(), 0),
-            socket_connect_timeout=timeout_s,
-            socket_timeout=timeout_s,
-        )
+        self._client = client_of(url, timeout_s=timeout_s)
 
     async def put(self, blobs: Sequence[bytes]) -> int:
         """Keep wrapped keys; return how many are new. In one round trip.

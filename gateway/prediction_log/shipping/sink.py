@@ -21,10 +21,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
-import redis.asyncio
 from redis import exceptions as redis_errors
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
 
 from gateway.prediction_log.shipping import fencing
 from gateway.prediction_log.shipping.fencing import Claim, Outcome
@@ -38,6 +35,7 @@ from gateway.prediction_log.streams import (
     schema_key,
     streams_key,
 )
+from gateway.redis_client import client_of
 
 MAX_BULK_BYTES: Final = 512 << 20
 """Largest argument that Redis reads unless it is configured otherwise (proto-max-bulk-len)."""
@@ -142,15 +140,7 @@ class RedisSink:
 
     def __init__(self, url: str, *, timeout_s: float) -> None:
         """Raises ValueError for a URL that redis-py does not understand."""
-        self._client = redis.asyncio.Redis.from_url(
-            url,
-            decode_responses=False,
-            max_connections=1,
-            protocol=2,
-            retry=Retry(NoBackoff(), 0),
-            socket_connect_timeout=timeout_s,
-            socket_timeout=timeout_s,
-        )
+        self._client = client_of(url, timeout_s=timeout_s, max_connections=1)
         self._is_connected = False
         self.generation = 0
         """Counts the connections made; what was learned from an earlier one may be out of date."""
