@@ -9,7 +9,6 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
-from pathlib import Path
 from typing import Final
 
 from gateway.prediction_log.capture.policy import Policies
@@ -57,10 +56,10 @@ class Duties:
         replica: str,
         store: Store,
         settle: Callable[[], Awaitable[None]],
-        references: Path,
+        references: References,
     ) -> Hooks:
         """Return what the shipper is to call."""
-        self._references = References(references, max_bytes=1)
+        self._references = references
         self._erasures = Erasures(
             self._client,
             replica=replica,
@@ -71,7 +70,7 @@ class Duties:
         )
         return Hooks(
             on_connected=self._connected,
-            on_key=self._key if self._keys is not None else None,
+            on_keys=self._keys.put if self._keys is not None else None,
             on_tick=self._tick,
             schemas=self._schemas,
         )
@@ -109,10 +108,6 @@ class Duties:
             await asyncio.to_thread(self._references.expire, before_ms)
         if self._keys is not None:
             await self._keys.prune(before_ms)
-
-    async def _key(self, blob: bytes) -> None:
-        if self._keys is not None:
-            await self._keys.put([blob])
 
     def _schemas(self, name: str) -> Mapping[bytes, bytes]:
         policy = self._policies.of(name)

@@ -75,6 +75,12 @@ class PredictionLog(Intake):
             ConfigError: a key file is not what it should be.
         """
         folder = base / config.spool.directory
+        references = References(
+            folder / config.capture.references,
+            max_bytes=config.capture.references_max_bytes,
+            min_free_bytes=config.spool.min_free_bytes,
+            is_synced=config.durability == "disk",
+        )
         self.privacy = Privacy.build(config, base, on_new_key=self._key_made, clock_ms=clock_ms)
         super().__init__(
             # Sequence numbers start anew with every process, so the name must be a new one.
@@ -82,18 +88,14 @@ class PredictionLog(Intake):
             policies=Policies(
                 config,
                 privacy=self.privacy,
-                references=References(
-                    folder / config.capture.references,
-                    max_bytes=config.capture.references_max_bytes,
-                    min_free_bytes=config.spool.min_free_bytes,
-                    is_synced=config.durability == "disk",
-                ),
+                references=references,
             ),
             reducer=Reducer(config.capture.queue_bytes),
             clock_ms=clock_ms,
         )
         self.subject_of = self.privacy.subject_of if config.privacy.subject else None
         self._config = config
+        self._references = references
         self._replica = replica
         self._directory = folder / replica
         self._sink = RedisSink(url, timeout_s=config.timeout_s)
@@ -131,7 +133,7 @@ class PredictionLog(Intake):
                 replica=self._replica,
                 store=store,
                 settle=self.settle,
-                references=self._directory.parent / self._config.capture.references,
+                references=self._references,
             ),
         )
         self._shipper.start()
@@ -250,7 +252,7 @@ class PredictionLog(Intake):
             state = SpoolState(
                 trimmed_unread=statistics.trimmed_unread_of(name),
                 spool_bytes=statistics.spooled_bytes,
-                oldest_unshipped_ms=now_ms - round(statistics.oldest_unshipped_s * 1e3),
+                oldest_unshipped_ms=self._opened().oldest_unshipped_ms,
             )
             self.audit(
                 make_audit(self.worker, name, now_ms, kinds=kinds, state=state, is_final=is_final)

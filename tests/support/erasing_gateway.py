@@ -12,6 +12,7 @@ from typing import Final, Self
 
 import redis.asyncio
 
+from gateway.prediction_log.capture.references import References
 from gateway.prediction_log.erasure.watch import Erasures
 from gateway.prediction_log.spool.block import BlockKind
 from gateway.prediction_log.spool.opening import open_spool
@@ -87,7 +88,7 @@ class WatchingGateway:
             replica=self._replica,
             store=store,
             on_forget=self.forgotten.append,
-            references=self._directory.parent / "references",
+            references=References(self._directory.parent / "references", max_bytes=1),
         )
         try:
             _append(store, self._content, [])

@@ -12,17 +12,16 @@ Invariants:
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any, Final, TypeVar
 
 import msgspec
 import redis.asyncio
 
+from gateway.ending import in_thread
 from gateway.prediction_log.capture.references import References
 from gateway.prediction_log.erasure import spooled, tombstone
 from gateway.prediction_log.erasure.sought import Sought
@@ -41,24 +40,6 @@ _log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 
-async def _in_thread(job: Callable[[], T]) -> T:
-    """Run a job in a thread.
-
-    Cancellation: a thread cannot be cancelled, and the store must not be closed under it; so this
-    ends when the job has, and is cancelled then.
-    """
-    work = asyncio.ensure_future(asyncio.to_thread(job))
-    is_cancelled = False
-    while not work.done():
-        try:
-            await asyncio.wait([work])
-        except asyncio.CancelledError:
-            is_cancelled = True
-    if is_cancelled:
-        raise asyncio.CancelledError
-    return work.result()
-
-
 async def nothing_to_settle() -> None:
     """Return at once: every record stands in the store as soon as it is offered."""
 
@@ -74,7 +55,7 @@ class Erasures:
             SHA-256: of an erasure that has ended there may be nothing else.
         settle: returns when every record offered before now stands in the store; what is still on
             its way there (a tensor being reduced) would escape.
-        references: folder of the files of large tensors; None: there are none.
+        references: the files of large tensors; None: there are none.
     """
 
     def __init__(
@@ -85,14 +66,14 @@ class Erasures:
         store: Store,
         on_forget: Callable[[bytes], None],
         settle: Callable[[], Awaitable[None]] = nothing_to_settle,
-        references: Path | None = None,
+        references: References | None = None,
     ) -> None:
         self._client = client
         self._replica = replica
         self._store = store
         self._on_forget = on_forget
         self._settle = settle
-        self._references = None if references is None else References(references, max_bytes=1)
+        self._references = references
         self._stamp: bytes | None = None
         """Of the tombstones as they were last seen."""
         self._done: dict[str, int] = {}
@@ -153,7 +134,7 @@ class Erasures:
                 due.append(one)
             else:  # its last round was missed
                 if oldest_ms is None:
-                    oldest_ms = await _in_thread(partial(spooled.oldest_ms, self._store))
+                    oldest_ms = await in_thread(partial(spooled.oldest_ms, self._store))
                 if oldest_ms and oldest_ms <= one.until_ms + _SLOWEST_REQUEST_MS:
                     due.append(one)
                 else:
@@ -166,10 +147,10 @@ class Erasures:
         began_s = time.monotonic()
         await self._settle()
         sought = [await self._sought(one) for one in due]
-        finding = await _in_thread(partial(spooled.find, self._store, sought))
+        finding = await in_thread(partial(spooled.find, self._store, sought))
         told = [set(found) for found in finding.found]
         await self._tell_found(due, told)
-        destroyed = await _in_thread(partial(spooled.destroy, self._store, finding))
+        destroyed = await in_thread(partial(spooled.destroy, self._store, finding))
         late = [found - before for found, before in zip(finding.found, told, strict=True)]
         await self._tell_found(due, late)
         for tag in finding.key_tags.union(*(one.tags for one in sought)):
@@ -209,7 +190,7 @@ class Erasures:
         references = self._references
         if references is not None:
             for uri in uris:
-                await _in_thread(partial(references.remove, uri))
+                await in_thread(partial(references.remove, uri))
 
     async def _acknowledge(self, one: Tombstone) -> None:
         if one.is_open:

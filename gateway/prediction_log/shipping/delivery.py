@@ -150,10 +150,9 @@ class Delivery:
             self._note_refused(outlet, exc)
 
     async def _deliver_keys(self, block: Block) -> None:
-        if self._hooks.on_key is not None:
-            for blob in block.blobs():
-                if blob and blob[0] != _ERASED_BYTE:
-                    await run_hook(self._hooks.on_key(blob))
+        blobs = [blob for blob in block.blobs() if blob and blob[0] != _ERASED_BYTE]
+        if self._hooks.on_keys is not None and blobs:
+            await run_hook(self._hooks.on_keys(blobs))
 
     async def _ship(self, outlet: Outlet, blocks: list[Block], tally: _Tally) -> None:
         """Send the records of one stream; what is refused is lost, and that alone."""

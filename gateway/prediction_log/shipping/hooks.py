@@ -32,8 +32,8 @@ class Hooks:
 
     on_connected: Callable[[], Awaitable[object]] | None = None
     """After each connection, before anything is sent."""
-    on_key: Callable[[bytes], Awaitable[object]] | None = None
-    """For each blob of a KEY block, before any record after it is sent; may come again."""
+    on_keys: Callable[[list[bytes]], Awaitable[object]] | None = None
+    """For the blobs of each KEY block, before any record after it is sent; may come again."""
     on_tick: Callable[[], Awaitable[object]] | None = None
     """Every two seconds, with no record under way; while fenced too."""
     schemas: Callable[[str], Mapping[bytes, bytes]] | None = None

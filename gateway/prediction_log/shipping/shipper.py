@@ -25,12 +25,11 @@ import asyncio
 import logging
 import random
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from enum import Enum, auto
 from functools import partial
 from typing import Final, TypeVar
 
-from gateway.ending import end
+from gateway.ending import end, in_thread
 from gateway.prediction_log.shipping.delivery import Delivery, Rewound
 from gateway.prediction_log.shipping.fencing import Fenced, Producer
 from gateway.prediction_log.shipping.hooks import Hooks, ShipBooks, run_hook
@@ -176,7 +175,7 @@ class Shipper:
     async def exclusive(self, job: Callable[[], T]) -> T:
         """Run a job in a thread while nothing is read from the store or under way to Redis."""
         async with self._round_lock:
-            return await _in_thread(job)
+            return await in_thread(job)
 
     async def close(self, timeout_s: float) -> None:
         """Ship what is left for at most this long, end the task, and disconnect. Idempotent.
@@ -247,7 +246,7 @@ class Shipper:
         store = self._store
         at = store.shipped
         read = partial(store.read, at, max_bytes=CHUNK_BYTES, max_records=self._batch_records)
-        chunk = read() if store.is_hot(at) else await _in_thread(read)
+        chunk = read() if store.is_hot(at) else await in_thread(read)
         if not chunk.blocks and not chunk.corrupt and chunk.next <= at:
             return 0, False
         records = await self._delivery.deliver(chunk)
@@ -359,16 +358,3 @@ def _retry_delays() -> Iterator[float]:
     while True:
         yield delay_s * random.uniform(0.5, 1.0)
         delay_s = min(2 * delay_s, LONGEST_RETRY_S)
-
-
-async def _in_thread(work: Callable[[], T]) -> T:
-    """Run in a thread; a cancellation is heeded when the thread is done, and not before."""
-    running = asyncio.get_running_loop().run_in_executor(None, work)
-    try:
-        return await asyncio.shield(running)
-    except asyncio.CancelledError:
-        while not running.done():
-            with suppress(asyncio.CancelledError):
-                await asyncio.wait({running})
-        running.exception()  # nobody waits for it any more
-        raise

@@ -103,7 +103,8 @@ def test_what_this_process_consumes_grows_with_its_work() -> None:
     calibration.close()
     assert "cpu" in consumed
     for unit, value in much.items():
-        assert value > 4 * little[unit] > 0, unit
+        assert value > 0, unit
+        assert value > 4 * little[unit], unit  # a clock of whole ticks may say 0 for a little
     if "instructions" in consumed:
         assert much["instructions"] == pytest.approx(10 * little["instructions"], rel=0.25)
 

@@ -63,7 +63,7 @@ class Watched:
             store=self.store,
             on_forget=self.forgotten.append,
             settle=self._settle,
-            references=directory / "references",
+            references=References(directory / "references", max_bytes=1),
         )
 
     async def _settle(self) -> None:

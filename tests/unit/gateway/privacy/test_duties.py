@@ -43,7 +43,9 @@ def test_files_that_no_record_can_name_any_more_are_deleted(
         async def settle() -> None:
             pass
 
-        hooks = duties.hooks(replica="gw-1", store=store, settle=settle, references=folder)
+        hooks = duties.hooks(
+            replica="gw-1", store=store, settle=settle, references=References(folder, max_bytes=1)
+        )
         assert hooks.on_tick is not None
         await hooks.on_tick()
         await duties.close()

@@ -201,14 +201,14 @@ def test_sealing_keys_come_before_the_records_behind_them_and_hold_them_back(
     is_broken = True
     seen: list[tuple[bytes, int]] = []
 
-    async def keep(blob: bytes) -> None:
+    async def keep(blobs: list[bytes]) -> None:
         if is_broken:
             raise OSError("the keys' own Redis is away")
-        seen.append((blob, client.xlen(KEY)))
+        seen.extend((blob, client.xlen(KEY)) for blob in blobs)
 
     async def scenario() -> None:
         nonlocal is_broken
-        setting = Setting(server.url, tmp_path, hooks=Hooks(on_key=keep))
+        setting = Setting(server.url, tmp_path, hooks=Hooks(on_keys=keep))
         async with running(setting) as rig:
             keep_key(rig, b"key 1")
             rig.offer(3)
