@@ -117,4 +117,4 @@ def test_the_stream_ends_when_the_gateway_stops(loop_thread: LoopThread, digits_
             admin.gateway.stop()
             rest = list(lines)  # to its proper end: a connection that is cut raises
         assert "event: route" in rest
-        assert time.monotonic() - started_s < 2
+        assert time.monotonic() - started_s < 10

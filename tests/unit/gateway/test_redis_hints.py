@@ -107,7 +107,7 @@ def test_a_connection_that_is_cut_is_made_again(server: RedisServer, client: red
             client.client_kill_filter(_type="pubsub")
             begun_s = time.monotonic()
             assert await hints.next(LONG_S) is True
-            assert time.monotonic() - begun_s < 2.0
+            assert time.monotonic() - begun_s < 5
             client.publish(CHANNEL, "digits 1 2")
             assert await hints.next(LONG_S) is True
 

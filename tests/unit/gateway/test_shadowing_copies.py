@@ -284,7 +284,7 @@ def test_closing_with_a_full_queue_waits_for_nothing_though_the_engine_hangs() -
         stage.offer(2.0)
         closing_s = time.monotonic()
         await stage.shadows.close()
-        assert time.monotonic() - closing_s < 0.5
+        assert time.monotonic() - closing_s < 5
         found = stage.found()
         assert_exact(found)
         assert found.in_flight == found.held_bytes == 0
@@ -298,7 +298,7 @@ def test_closing_with_a_full_queue_waits_for_nothing_though_the_engine_hangs() -
 
     asyncio.run(scenario())
     # The loop ends with a batch in the engine: its thread is a daemon and holds nobody up.
-    assert time.monotonic() - started_s < 1
+    assert time.monotonic() - started_s < 10
     assert log.records == []
     copies.last.gate.open()
 
