@@ -159,6 +159,8 @@ STATUSES: Final[dict[type[Exception], Status]] = {
     engine_errors.DeadlineExpired: Status(grpc=Code.DEADLINE_EXCEEDED, http=504),
     engine_errors.Cancelled: Status(grpc=Code.CANCELLED, http=CLIENT_CLOSED_REQUEST),
     engine_errors.InstanceFailed: INTERNAL,
+    engine_errors.DeviceFailed: INTERNAL,
+    engine_errors.OutOfMemory: _SHED,
     engine_errors.ModelLoadError: _UNAVAILABLE,
     engine_errors.EngineClosed: _UNAVAILABLE,
 }

@@ -17,8 +17,9 @@ import numpy as np
 
 from engines.base import BatchPolicy, TensorSpec
 from engines.batch_queue import CallbackRequest, QueuedRequest
-from engines.batcher import Batcher, BatcherStatistics, BatchReport, Executed
+from engines.batcher import Batcher
 from engines.errors import EngineError
+from engines.executed import BatcherStatistics, BatchReport, Executed
 from engines.fake import FakeEngine, Script
 from engines.instance import Instance
 from engines.tensors import Tensor, from_array

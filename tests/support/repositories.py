@@ -16,8 +16,8 @@ from typing import Any, Final
 
 from engines import fake, ort
 from engines.base import Engine, EngineConfig, ModelSpec, VersionPolicy
-from engines.batcher import BatchReport
 from engines.errors import ModelLoadError
+from engines.executed import BatchReport
 from engines.fake import FakeEngine
 from engines.repository import Repository
 from engines.served import ServedVersion

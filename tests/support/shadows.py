@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Final
 
 from engines.base import BatchPolicy, EngineConfig, ModelSpec, VersionPolicy
-from engines.batcher import Batcher, BatchReport, Executed
+from engines.batcher import Batcher
+from engines.executed import BatchReport, Executed
 from engines.fake import FakeEngine, Script
 from engines.instance import Instance
 from engines.served import ServedVersion, VersionState

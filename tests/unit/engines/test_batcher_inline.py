@@ -19,8 +19,9 @@ from hypothesis import strategies as st
 
 from engines import instance as instances
 from engines.base import BatchPolicy, Engine, EngineConfig, ModelMetadata
-from engines.batcher import Batcher, BatchReport, Executed
+from engines.batcher import Batcher
 from engines.errors import Cancelled, DeadlineExpired, InstanceFailed, InvalidInput
+from engines.executed import BatchReport, Executed
 from engines.fake import FakeEngine, Script
 from engines.instance import SHORT_NS, Instance
 from engines.tensors import Array

@@ -9,8 +9,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from engines.base import EngineConfig, ModelSpec, VersionPolicy
-from engines.errors import DeviceUnavailable, EngineClosed, InvalidInput, ModelLoadError
+from engines.base import EngineConfig, ModelSpec, TensorSpec, VersionPolicy
+from engines.errors import (
+    DeviceFailed,
+    DeviceUnavailable,
+    EngineClosed,
+    InvalidInput,
+    ModelLoadError,
+)
 from engines.fake import FakeEngine, load
 from engines.warmup import warm_up
 from tests.support.batching import HANG_S
@@ -77,6 +83,52 @@ def test_batches_fail_after_the_scripted_number_whatever_they_hold(tmp_path: Pat
     for _ in range(3):
         with pytest.raises(RuntimeError, match="scripted failure"):
             engine.infer({"x": np.zeros((1, 4), np.float32)})
+
+
+def test_a_scripted_death_is_the_end_of_this_copy_and_of_no_other(tmp_path: Path) -> None:
+    engine = loaded(tmp_path, die_on=13)
+    engine.infer({"x": np.full((2, 4), 12, np.float32)})
+    for value in (13, 12):
+        with pytest.raises(DeviceFailed, match="cpu failed: scripted death"):
+            engine.infer({"x": np.full((2, 4), value, np.float32)})
+    another = loaded(tmp_path, die_on=13)
+    assert another.infer({"x": np.full((1, 4), 12, np.float32)})["y"].tolist() == [[12] * 4]
+    engine.close()
+    with pytest.raises(EngineClosed):
+        engine.infer({"x": np.full((2, 4), 12, np.float32)})
+
+
+def test_a_fake_that_may_choose_its_device_says_why_it_is_no_gpu(tmp_path: Path) -> None:
+    path = write_fake(tmp_path / "model.json")
+    chosen = load(path, EngineConfig(device="auto")).metadata
+    assert (chosen.device, chosen.fallback) == ("cpu", "the fake has only a cpu")
+    assert load(path, EngineConfig()).metadata.fallback == ""
+
+
+def test_buckets_are_told_and_a_batch_of_other_rows_is_a_failure(tmp_path: Path) -> None:
+    engine = loaded(tmp_path, max_batch_size=8, buckets=[1, 4, 8])
+    assert engine.metadata.buckets == (1, 4, 8)
+    for rows in (1, 4, 8):
+        engine.infer({"x": np.zeros((rows, 4), np.float32)})
+    with pytest.raises(RuntimeError, match=r"3 rows are none of the buckets \(1, 4, 8\)"):
+        engine.infer({"x": np.zeros((3, 4), np.float32)})
+
+
+def test_the_configuration_decides_the_buckets_before_the_script(tmp_path: Path) -> None:
+    path = write_fake(tmp_path / "model.json", max_batch_size=8, buckets=[1, 4, 8])
+    config = EngineConfig(max_batch_size=6, buckets=(3, 6))
+    assert load(path, config).metadata.buckets == (3, 6)
+
+
+def test_a_declaration_narrows_the_scripts_signature_or_contradicts_it(tmp_path: Path) -> None:
+    spec = {"datatype": "FP32", "shape": [-1, -1]}
+    sides = {"inputs": [{"name": "x", **spec}], "outputs": [{"name": "y", **spec}]}
+    path = write_fake(tmp_path / "model.json", **sides)
+    narrow = TensorSpec(name="x", datatype="FP32", shape=(5,))
+    assert load(path, EngineConfig(inputs=(narrow,))).metadata.inputs[0].shape == (-1, 5)
+    other = TensorSpec(name="x", datatype="INT64", shape=(5,))
+    with pytest.raises(ModelLoadError, match="input 'x' is declared INT64, the model has FP32"):
+        load(path, EngineConfig(inputs=(other,)))
 
 
 @pytest.mark.parametrize(
@@ -154,6 +206,11 @@ def test_outputs_take_the_inputs_in_turn_and_their_own_datatypes(tmp_path: Path)
         ({"hang_on": []}, "ValueError"),
         ({"hang_after": True}, "ValueError"),
         ({"fail_after": 1.5}, "ValueError"),
+        ({"die_on": "never"}, "ValueError"),
+        ({"buckets": 4}, "TypeError"),
+        ({"buckets": ["four"]}, "ValueError"),
+        ({"max_batch_size": 8, "buckets": [4]}, "the last of [4] is not max_batch_size 8"),
+        ({"max_batch_size": 8, "buckets": [4, 1, 8]}, "are not ascending row counts from 1"),
     ],
 )
 def test_a_script_that_describes_no_model_is_a_load_error(

@@ -196,6 +196,8 @@ def test_the_states_move_only_along_their_table() -> None:
     allowed = {
         ("LOADING", "READY"),
         ("LOADING", "UNAVAILABLE"),
+        ("LOADING", "UNLOADING"),
+        ("READY", "LOADING"),
         ("READY", "UNLOADING"),
         ("UNLOADING", "UNAVAILABLE"),
     }

@@ -102,8 +102,9 @@ def test_a_version_that_cannot_serve_says_why_and_all_others_serve(
             with pytest.raises(VersionNotReady) as refused:
                 ask(repository.get("bad", "1"), 5.0)
             assert bad.reason in str(refused.value)
-            with pytest.raises(VersionNotReady, match="none of its versions is ready"):
+            with pytest.raises(VersionNotReady, match="none of its versions is ready") as none_is:
                 repository.highest_ready("bad")
+            assert str(none_is.value).endswith(f"; version 1: {bad.reason}")
 
     with caplog.at_level(logging.ERROR):
         asyncio.run(scenario())

