@@ -24,16 +24,15 @@ import random
 import signal
 import socket
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from prometheus_client import CollectorRegistry
 
-from engines import fake
-from engines.base import EngineLoader
-from engines.batcher import BatchReport
+from engines import registry
+from engines.executed import BatchReport
+from engines.nvml import Sampler
 from engines.repository import Repository
 from engines.served import ServedVersion
 from gateway import __version__
@@ -47,6 +46,7 @@ from gateway.feedback import Feedback
 from gateway.feedback_metrics import FeedbackCollector
 from gateway.front_door import FrontDoor
 from gateway.garbage import spare_the_collector
+from gateway.gpu_metrics import GpuCollector
 from gateway.grpc_api.feedback import FeedbackService
 from gateway.grpc_api.service import InferenceService
 from gateway.http_api import admin, metrics_page, predict
@@ -71,20 +71,6 @@ logger = logging.getLogger(__name__)
 
 CLOSE_S: Final = 2.0
 """Least time for answers to be sent and for engines to end; an engine that hangs is left behind."""
-
-
-def engine_loaders() -> Mapping[str, EngineLoader]:
-    """Return the engine registry; runtimes that are not installed are left out."""
-    loaders: dict[str, EngineLoader] = {"fake": fake.load}
-    try:
-        from engines import ort
-    except ImportError:
-        logger.warning(
-            "onnxruntime is not installed", extra={"hint": "install sluice-gateway[cpu]"}
-        )
-    else:
-        loaders["onnxruntime"] = ort.load
-    return loaders
 
 
 def usable_cores() -> int:
@@ -124,12 +110,13 @@ class App:
         self.statuses = StatusTable(config.server.overload_codes)
         self.routes = RouteTable()
         self.accounts = Accounts()
+        self._gpus = Sampler()
         self.principals = Principals(config.principals)
-        configs = ModelConfigs(settings=config.models, usable_cores=usable_cores())
+        configs = ModelConfigs(settings=config.models, usable_cores=usable_cores(), base=base)
         self.repository = Repository(
             root=root,
             read_spec=configs.read_spec,
-            loaders=engine_loaders(),
+            loaders=registry.loaders(),
             on_batch=self._batch_ended,
         )
         # A free port is not known before it is bound; the process is as good a name.
@@ -274,6 +261,7 @@ class App:
                 is_ready=lambda: self.lifecycle.is_ready,
             )
         )
+        registry.register(GpuCollector(lambda: self._gpus.samples))
         registry.register(FeedbackCollector(self.feedback))
         registry.register(RouteCollector(self.plane, overrides_ignored=self._overrides_ignored))
         if self._front_door is not None:
@@ -283,6 +271,7 @@ class App:
     async def start(self) -> None:
         """Open the listeners, load the models, become ready."""
         await self.log.start()
+        self._gpus.start()
         for listener in self._http.values():
             await listener.start()
         if self._front_door is not None:
@@ -339,6 +328,7 @@ class App:
         await self.log.close(self.config.prediction_log.shutdown_s)
         await self.plane.close()
         await asyncio.gather(*(listener.stop(CLOSE_S) for listener in self._http.values()))
+        self._gpus.stop()
         logger.info("stopped")
 
 

@@ -20,6 +20,7 @@ import msgspec
 from msgspec import Meta
 from redis.connection import parse_url
 
+from engines import devices
 from gateway import prediction_log_config
 from gateway.config_fields import ConfigError, Name, NonNegative, Positive, Section
 from gateway.prediction_log_config import PredictionLogConfig
@@ -28,6 +29,7 @@ from router.faults import RouteError
 from router.routes import Route
 
 ENV_PREFIX = "SLUICE__"
+BUILT_IN_PROVIDERS = frozenset({"cpu", "cuda", "tensorrt"})
 _EMPTY_KEY_SHA256 = sha256().hexdigest()
 _FIELD = re.compile(r"Object (?P<what>contains unknown|missing required) field `(?P<name>.*)`")
 
@@ -117,6 +119,19 @@ class ModelsConfig(Section, frozen=True):
     """Threads per instance; 0: the usable cores shared by a model's instances."""
     poll_s: Annotated[float, Meta(ge=0)] = 0.0
     """How often the folder is looked through for changed models; 0: never."""
+    device: str = "cpu"
+    """Of models whose configuration names none: cpu, cuda:N (cuda means cuda:0), or auto: cuda:0
+    where it can be had, else the CPU. Where cuda is asked for and is not there, the model is not
+    served; it never runs on the CPU instead."""
+    cache: str = ".sluice/engines"
+    """Folder, relative to the configuration file, of what is made of model files: optimised graphs
+    and plans; empty: nothing is kept."""
+    gpu_reserve_bytes: NonNegative = 0
+    """Free GPU memory that a load must leave, by estimate, else the model is refused; 0: no model
+    is."""
+    libraries: dict[Name, str] = {}
+    """Libraries of execution providers that onnxruntime does not carry, by the name that a model
+    gives as its accelerator; paths are relative to the configuration file."""
 
 
 class RedisConfig(Section, frozen=True):
@@ -198,10 +213,20 @@ def parse(document: Mapping[str, Any]) -> Config:  # Any: a TOML document before
         address(getattr(config.server, field), path=f"$.server.{field}")
     if config.redis is not None:
         _check_redis_url(config.redis.url)
+    _check_models(config.models)
     _check_principals(config.principals)
     prediction_log_config.check(config.prediction_log)
     routes(config)
     return config
+
+
+def _check_models(models: ModelsConfig) -> None:
+    try:
+        devices.parse(models.device)
+    except ValueError as exc:
+        raise ConfigError("$.models.device", str(exc)) from None
+    for name in sorted(BUILT_IN_PROVIDERS & models.libraries.keys()):
+        raise ConfigError(f"$.models.libraries.{name}", "this accelerator needs no library")
 
 
 def _check_principals(principals: Mapping[str, PrincipalConfig]) -> None:
@@ -354,11 +379,14 @@ def check_targets(config: Config, base: Path) -> Path:
     """Check what the file promises about the disk; return the repository's folder.
 
     Raises:
-        ConfigError: the repository, or a version that a route names, does not exist.
+        ConfigError: the repository, a library, or a version that a route names, does not exist.
     """
     root = base / config.models.repository
     if not root.is_dir():
         raise ConfigError("$.models.repository", f"{root} is not a folder")
+    for name, library in config.models.libraries.items():
+        if not (base / library).is_file():
+            raise ConfigError(f"$.models.libraries.{name}", f"{base / library} is not a file")
     for route in routes(config):
         for path, model, version in route.targets():
             at = f"$.routes.{route.name}.{'.'.join(map(str, path))}"

@@ -18,7 +18,7 @@ from prometheus_client.core import (
 )
 from prometheus_client.registry import Collector
 
-from engines.batcher import BatcherStatistics, BatchReport, Executed
+from engines.executed import BatcherStatistics, BatchReport, Executed
 from engines.served import ServedVersion, VersionState
 from gateway.books import Book
 from gateway.directory import Target
@@ -69,6 +69,7 @@ class RequestMetrics(Book):
         self._cells: dict[_CellKey, _Cell] = {}
         self.batch_rows: dict[tuple[str, str], Histogram] = {}
         self.batch_requests: dict[tuple[str, str], int] = {}
+        self.padded_rows: dict[tuple[str, str], int] = {}
 
     @property
     def cells(self) -> Mapping[_CellKey, _Cell]:
@@ -120,6 +121,7 @@ class RequestMetrics(Book):
             histogram = self.batch_rows[key] = Histogram(ROWS_BUCKETS)
         histogram.observe(report.rows)
         self.batch_requests[key] = self.batch_requests.get(key, 0) + report.requests
+        self.padded_rows[key] = self.padded_rows.get(key, 0) + report.padded_rows
 
 
 def _key(target: Target) -> _CellKey:
@@ -207,10 +209,16 @@ class MetricsCollector(Collector):
         requests = CounterMetricFamily(
             "sluice_batched_requests", "Requests in the executed batches.", labels=_VERSION_LABELS
         )
+        padded = CounterMetricFamily(
+            "sluice_padded_rows",
+            "Rows run beside those of the requests, to fill the engine's buckets.",
+            labels=_VERSION_LABELS,
+        )
         for key, histogram in self._requests.batch_rows.items():
             rows.add_metric(key, histogram.cumulative(), histogram.total)
             requests.add_metric(key, self._requests.batch_requests[key])
-        yield from (rows, requests)
+            padded.add_metric(key, self._requests.padded_rows[key])
+        yield from (rows, requests, padded)
 
     def _version_families(self) -> Iterator[Metric]:
         ready = GaugeMetricFamily(
@@ -221,7 +229,8 @@ class MetricsCollector(Collector):
             for name, text in (
                 ("queued_rows", "Rows waiting for a batch."),
                 ("busy_instances", "Instances executing a batch."),
-                ("instances", "Loaded instances."),
+                ("instances", "Loaded instances, lost ones among them."),
+                ("lost_instances", "Instances whose device failed, and that are being replaced."),
             )
         }
         batches = CounterMetricFamily(
@@ -232,19 +241,36 @@ class MetricsCollector(Collector):
         refused = CounterMetricFamily(
             "sluice_queue_refused", "Requests refused by a full queue.", labels=_VERSION_LABELS
         )
+        fallback = GaugeMetricFamily(
+            "sluice_device_fallback",
+            "1 where a GPU would have been taken and could not be had; device is the one in use.",
+            labels=[*_VERSION_LABELS, "device"],
+        )
+        graphs = CounterMetricFamily(
+            "sluice_graph_batches",
+            "Batches on a GPU for which CUDA graphs were asked: replayed, or run plainly.",
+            labels=[*_VERSION_LABELS, "result"],
+        )
         for served in self._versions():
             key = [served.model, served.version]
             ready.add_metric(key, float(served.state is VersionState.READY))
-            if not served.is_ready:
+            batcher = served.loaded
+            if batcher is None:
                 continue
-            statistics: BatcherStatistics = served.batcher.statistics()
+            statistics: BatcherStatistics = batcher.statistics()
             gauges["queued_rows"].add_metric(key, statistics.queue.queued_rows)
             gauges["busy_instances"].add_metric(key, statistics.busy_instances)
             gauges["instances"].add_metric(key, statistics.instances)
+            gauges["lost_instances"].add_metric(key, statistics.lost_instances)
+            if batcher.metadata.fallback:
+                fallback.add_metric([*key, batcher.metadata.device], 1)
             refused.add_metric(key, statistics.queue.refused)
             for reason, count in statistics.queue.batches_by_reason.items():
                 batches.add_metric([*key, reason], count)
-        yield from (ready, *gauges.values(), batches, refused)
+            if statistics.graph_hits or statistics.graph_misses:
+                graphs.add_metric([*key, "replayed"], statistics.graph_hits)
+                graphs.add_metric([*key, "plain"], statistics.graph_misses)
+        yield from (ready, *gauges.values(), fallback, batches, refused, graphs)
 
 
 def _log_families(statistics: LogStatistics) -> Iterator[Metric]:

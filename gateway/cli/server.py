@@ -53,17 +53,22 @@ def idle_rules(config: Config, root: Path) -> list[str]:
 
 
 def check(arguments: argparse.Namespace) -> int:
-    """Check a configuration; print what is wrong with it."""
+    """Check a configuration and the models' ones; print what is wrong with them."""
+    from gateway.cli.model_checks import look_through
+
     try:
         config, root = read(arguments.config)
     except ConfigError as exc:
         print(f"sluice: {arguments.config}: {exc}", file=sys.stderr)
         return 2
-    routes = ", ".join(config.routes) or "none"
-    print(f"{arguments.config} is good: models in {root}, routes: {routes}")
-    for note in idle_rules(config, root):
-        print(f"sluice: {arguments.config}: note: {note}", file=sys.stderr)
-    return 0
+    models = look_through(config, arguments.config, root)
+    if not models.faults:
+        routes = ", ".join(config.routes) or "none"
+        print(f"{arguments.config} is good: models in {root}, routes: {routes}")
+    rules = [f"{arguments.config}: note: {note}" for note in idle_rules(config, root)]
+    for line in (*models.faults, *rules, *models.notes):
+        print(f"sluice: {line}", file=sys.stderr)
+    return 2 if models.faults else 0
 
 
 def serve(arguments: argparse.Namespace) -> int:

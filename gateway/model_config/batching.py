@@ -1,4 +1,4 @@
-"""Batching of a config.pbtxt: the maximum, the queue's policy, and the warm-up sizes.
+"""Batching of a config.pbtxt: the maximum, the buckets, the queue's policy, the warm-up sizes.
 
 Knows ModelConfig and the engines' BatchPolicy; knows no queue.
 
@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from engines.base import BatchPolicy, TensorSpec
 from gateway.config import ModelsConfig
+from gateway.model_config import parameters
 from gateway.model_config.fields import FieldError
 from gateway.model_config.tensors import datatype_of
 from gateway.pb import model_config_pb2 as pb
@@ -30,6 +31,28 @@ def max_batch_size(config: pb.ModelConfig) -> int | None:
     return config.max_batch_size
 
 
+def default_rows(config: pb.ModelConfig, settings: ModelsConfig) -> int:
+    """Return the rows of the largest batch where the file has no maximum: its last bucket, if any.
+
+    Raises:
+        FieldError: the buckets cannot be.
+    """
+    found = parameters.buckets(config, None)
+    return found[-1] if found else settings.default_max_batch_size
+
+
+def buckets(config: pb.ModelConfig, settings: ModelsConfig, *, has_graphs: bool) -> tuple[int, ...]:
+    """Return the row counts to pad batches up to: the file's, else those of its CUDA graphs.
+
+    Raises:
+        FieldError: they cannot be.
+    """
+    maximum = max_batch_size(config)
+    rows = default_rows(config, settings) if maximum is None else maximum
+    of_graphs = parameters.graph_buckets(config, maximum, rows)
+    return parameters.buckets(config, maximum) or (of_graphs if has_graphs else ())
+
+
 def batch_policy(config: pb.ModelConfig, settings: ModelsConfig) -> BatchPolicy | None:
     """Return the queue's policy; None: nothing was said, decide from the loaded engine.
 
@@ -43,7 +66,7 @@ def batch_policy(config: pb.ModelConfig, settings: ModelsConfig) -> BatchPolicy 
     is_asked = config.HasField("dynamic_batching")
     if not is_asked and not maximum:
         return None
-    limit = settings.default_max_batch_size if maximum is None else maximum
+    limit = default_rows(config, settings) if maximum is None else maximum
     asked = config.dynamic_batching
     _check_sizes(asked, limit)
     _check_priorities(asked)
@@ -98,7 +121,7 @@ def warmup_batch_sizes(
         FieldError: a size or an input that the model cannot take.
     """
     maximum = max_batch_size(config)
-    limit = settings.default_max_batch_size if maximum is None else max(maximum, 1)
+    limit = default_rows(config, settings) if maximum is None else max(maximum, 1)
     for number, sample in enumerate(config.model_warmup):
         at = f"model_warmup[{number}]"
         if sample.batch_size < 1:

@@ -10,8 +10,9 @@ from pathlib import Path
 
 from engines.base import ModelMetadata, ModelSpec
 from gateway.config import ModelsConfig
+from gateway.model_config import read
 from gateway.model_config.describe import ModelConfigDocument, describe
-from gateway.model_config.read import ConfiguredSpec, read_spec
+from gateway.model_config.read import ConfiguredSpec, Surroundings
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,13 +23,25 @@ class ModelConfigs:
     usable_cores: int
     """Cores that this process may use; shared by the instances of a model."""
 
+    base: Path = Path()
+    """The configuration file's folder, which the settings' paths are relative to."""
+
     def read_spec(self, directory: Path) -> ConfiguredSpec:
-        """Read a model folder's configuration; blocking.
+        """Read a model folder's configuration; blocking. What has no effect is logged.
 
         Raises:
             ModelLoadError: the file cannot be read or served; the sentence names file and field.
         """
-        return read_spec(directory, self.settings, usable_cores=self.usable_cores)
+        spec = self.look(directory)
+        read.report(spec)
+        return spec
+
+    def look(self, directory: Path) -> ConfiguredSpec:
+        """Read a model folder's configuration as `read_spec` does, and log nothing."""
+        surroundings = Surroundings(
+            settings=self.settings, usable_cores=self.usable_cores, base=self.base
+        )
+        return read.read_spec(directory, surroundings)
 
     def describe(
         self, spec: ModelSpec, metadata: ModelMetadata, version: str, *, name: str = ""

@@ -2,7 +2,9 @@
 
 Knows what tritonclient and perf_analyzer read of it: every field of the JSON form is present even
 at its default, `dims` leave the batch axis out where there is one, and `dynamic_batching` is there
-exactly when requests are joined, or the file has it. Pure: no file is read.
+exactly when requests are joined, or the file has it. What the message has no field for (the engine,
+its providers, why it runs on the CPU) is in parameters of the prefix `sluice.`, which are not read
+back. Pure: no file is read.
 """
 
 from __future__ import annotations
@@ -18,7 +20,8 @@ from google.protobuf.message import Message
 from engines.base import ModelMetadata, ModelSpec, TensorSpec
 from engines.loading import batch_policy
 from gateway.model_config.fields import map_values
-from gateway.model_config.placement import CPU
+from gateway.model_config.parameters import ANSWER_PREFIX
+from gateway.model_config.placement import AUTO, CPU
 from gateway.model_config.read import ConfiguredSpec
 from gateway.model_config.tensors import DATA_TYPES
 from gateway.pb import model_config_pb2 as pb
@@ -54,7 +57,8 @@ def describe(
     config.max_batch_size = metadata.max_batch_size
     _complete_versions(config, spec)
     _complete_tensors(config, metadata)
-    _complete_instances(config, spec)
+    _complete_instances(config, spec, metadata)
+    _add_answers(config, spec, metadata)
     if batch_policy(spec, metadata).dynamic:
         config.dynamic_batching.SetInParent()
     return _document(config, version)
@@ -99,18 +103,38 @@ def _tensor(declared: _Entry, spec: TensorSpec, first: int) -> _Entry:
     return entry
 
 
-def _complete_instances(config: pb.ModelConfig, spec: ModelSpec) -> None:
+def _complete_instances(config: pb.ModelConfig, spec: ModelSpec, metadata: ModelMetadata) -> None:
     """Write out what the file leaves to defaults: one group, one instance, the device in use."""
     if not config.instance_group:
         config.instance_group.add(name=spec.name, count=spec.instances)
-    kind, _, gpu = spec.engine.device.partition(":")
+    first = 0  # the group's first instance, in the order of spec.devices
     for group in config.instance_group:
         group.count = group.count or 1
+        device = spec.engine_of(first).device
+        kind, _, gpu = (metadata.device if device == AUTO else device).partition(":")
+        first += group.count * max(1, len(group.gpus))
         if kind != CPU:
             group.kind = pb.ModelInstanceGroup.KIND_GPU
-            group.gpus[:] = [int(gpu or 0)]
+            group.gpus[:] = list(group.gpus) or [int(gpu or 0)]
         elif group.kind == pb.ModelInstanceGroup.KIND_AUTO:
             group.kind = pb.ModelInstanceGroup.KIND_CPU
+
+
+def _add_answers(config: pb.ModelConfig, spec: ModelSpec, metadata: ModelMetadata) -> None:
+    """Add what the engine turned out to be, and where it runs."""
+    for key in [key for key in config.parameters if key.startswith(ANSWER_PREFIX)]:
+        del config.parameters[key]
+    answers = {
+        "engine": metadata.engine,
+        "device": ",".join(dict.fromkeys(spec.devices)) or metadata.device,
+        "providers": ",".join(metadata.providers),
+        "fallback": metadata.fallback,
+        "buckets": ",".join(map(str, metadata.buckets)),
+        "precision": metadata.precision,
+    }
+    for name, answer in answers.items():
+        if answer:
+            config.parameters[ANSWER_PREFIX + name].string_value = answer
 
 
 def _document(config: pb.ModelConfig, version: str) -> ModelConfigDocument:

@@ -52,6 +52,8 @@ HONOURED: Final[frozenset[str]] = frozenset(
         "model_warmup.inputs.zero_data",
         "model_warmup.inputs.random_data",
         "parameters.string_value",
+        "optimization.cuda.graphs",
+        "optimization.cuda.graph_spec.batch_size",
         "optimization.execution_accelerators.gpu_execution_accelerator.name",
         "optimization.execution_accelerators.gpu_execution_accelerator.parameters",
     }

@@ -1,161 +1,127 @@
-"""Where a model runs, by its config.pbtxt: how many instances, on what device, with which threads.
+"""Where a model runs, by its config.pbtxt and the settings: the device of each of its instances.
 
-Knows instance_group, execution accelerators and the parameters of Triton's ONNX Runtime backend;
-whether the device is there is the engine's to say. A GPU that is asked for in any of these ways is
-never traded for the CPU; one that is not asked for is never taken.
+Knows instance_group, and what else asks for a GPU: an accelerator, a backend that has no CPU.
+Whether the device is there is the engine's to say. A GPU that is asked for in any of these ways is
+never traded for the CPU; one that neither the model nor the settings ask for is never taken.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Final
+from dataclasses import dataclass
+from typing import Final, NamedTuple
 
+from engines import devices
+from gateway.model_config.accelerators import ACCELERATORS_AT
+from gateway.model_config.backends import BACKENDS
 from gateway.model_config.fields import FieldError
 from gateway.pb import model_config_pb2 as pb
 
 CPU: Final = "cpu"
-MAX_THREADS: Final = 1024
-INTRA_OP_THREADS: Final = "intra_op_thread_count"
-INTER_OP_THREADS: Final = "inter_op_thread_count"
-ENGINE_PREFIX: Final = "session."
-"""Parameters that the ONNX Runtime engine takes as session configuration entries."""
-
-ACCELERATORS: Final = ("tensorrt", "cuda")
-"""Those known, in the order in which ONNX Runtime is to prefer them."""
-_ACCELERATORS_AT: Final = "optimization.execution_accelerators.gpu_execution_accelerator"
+AUTO: Final = "auto"
+MAX_INSTANCES: Final = 1024
+_CUDA: Final = "cuda"
 _KINDS: Final = pb.ModelInstanceGroup
-# Triton's own names of TensorRT options -> ONNX Runtime's; other keys are ONNX Runtime's already.
-_TENSORRT_KEYS: Final[Mapping[str, str]] = {
-    "max_workspace_size_bytes": "trt_max_workspace_size",
-    "int8_calibration_table_name": "trt_int8_calibration_table_name",
-    "int8_use_native_calibration_table": "trt_int8_use_native_calibration_table",
-}
-_PRECISIONS: Final[Mapping[str, Mapping[str, str]]] = {
-    "FP32": {},
-    "FP16": {"trt_fp16_enable": "1"},
-    "INT8": {"trt_int8_enable": "1"},
-}
 
 
-def instances(config: pb.ModelConfig) -> int:
-    """Return the copies to load of each version; a count that is absent or 0 means 1.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Placement:
+    """The devices of a version's instances; all CPUs, all GPUs, or all left to choose (auto)."""
+
+    devices: tuple[str, ...]
+    """Of each instance in turn: cpu, cuda:N or auto."""
+    asked_by: Mapping[str, str]
+    """Device -> the first field that asks for it; empty: [models] device of the settings."""
+
+    @property
+    def is_cpu(self) -> bool:
+        """Whether no instance may run anywhere but on the CPU."""
+        return self.devices[0] == CPU
+
+
+class _Wish(NamedTuple):
+    """The devices of one group, for each of its instances, and the field that says so."""
+
+    devices: tuple[str, ...]
+    field: str
+
+
+def place(config: pb.ModelConfig, backend: str, default: str) -> Placement:
+    """Return where the instances run; without groups, one instance where nothing says more.
+
+    A group has `count` instances on each GPU that it names, and the GPUs take turns, as in Triton.
+
+    Args:
+        config: the model's.
+        backend: one of BACKENDS.
+        default: the device of the settings, checked.
 
     Raises:
-        FieldError: a count is negative.
+        FieldError: a kind and GPUs that contradict each other or the backend, GPUs beside CPUs,
+            too many instances.
     """
-    for number, group in enumerate(config.instance_group):
-        if group.count < 0:
-            raise FieldError(f"instance_group[{number}].count", f"{group.count} is negative")
-    return sum(group.count or 1 for group in config.instance_group) or 1
-
-
-def device_of(config: pb.ModelConfig) -> str:
-    """Return the one device of all instances.
-
-    Raises:
-        FieldError: a kind and GPUs that contradict each other, or more than one device.
-    """
-    has_accelerator = bool(config.optimization.execution_accelerators.gpu_execution_accelerator)
+    automatic = _automatic(config, backend, default)
     groups = config.instance_group or [pb.ModelInstanceGroup()]
-    found = [
-        _group_device(f"instance_group[{number}]", group, has_accelerator=has_accelerator)
-        for number, group in enumerate(groups)
-    ]
-    if len(set(found)) > 1:
-        sentence = f"instances on several devices ({', '.join(found)}) are not supported"
-        raise FieldError("instance_group", sentence)
-    return found[0]
+    found: list[str] = []
+    asked_by: dict[str, str] = {}
+    for number, group in enumerate(groups):
+        at = f"instance_group[{number}]"
+        wish = _group(at, group, automatic)
+        if not BACKENDS[backend].has_cpu and CPU in wish.devices:
+            raise FieldError(wish.field, f"the backend {backend!r} runs on a GPU only")
+        found += wish.devices * _count(at, group, wish)
+        for device in wish.devices:
+            asked_by.setdefault(device, wish.field)
+    _check(found)
+    return Placement(devices=tuple(found), asked_by=asked_by)
 
 
-def _group_device(location: str, group: pb.ModelInstanceGroup, *, has_accelerator: bool) -> str:
-    """Return a group's device. Automatic means the GPU that something else asks for, or the CPU."""
+def _automatic(config: pb.ModelConfig, backend: str, default: str) -> _Wish:
+    """Return the device of a group that names none: the GPU that something else asks for, or the
+    default. Which GPU, the default says too, if it names one."""
+    kind, number = devices.parse(default)
+    device = f"{_CUDA}:{number}" if kind == _CUDA else kind
+    gpu = device if kind == _CUDA else f"{_CUDA}:0"
+    if config.optimization.execution_accelerators.gpu_execution_accelerator:
+        return _Wish((gpu,), f"{ACCELERATORS_AT}[0].name")
+    if not BACKENDS[backend].has_cpu:
+        return _Wish((gpu,), "" if gpu == device else "backend")
+    return _Wish((device,), "")
+
+
+def _group(at: str, group: pb.ModelInstanceGroup, automatic: _Wish) -> _Wish:
     if group.kind not in _KINDS.Kind.values():
-        raise FieldError(f"{location}.kind", f"{group.kind} is no kind")
+        raise FieldError(f"{at}.kind", f"{group.kind} is no kind")
     gpus = list(group.gpus)
     if any(gpu < 0 for gpu in gpus):
-        raise FieldError(f"{location}.gpus", f"{min(gpus)} is negative")
-    if len(gpus) > 1:
-        raise FieldError(f"{location}.gpus", f"several GPUs {gpus} are not supported")
+        raise FieldError(f"{at}.gpus", f"{min(gpus)} is negative")
     if group.kind in (_KINDS.KIND_CPU, _KINDS.KIND_MODEL):
         if gpus:
             sentence = f"a group of {_KINDS.Kind.Name(group.kind)} cannot name GPUs"
-            raise FieldError(f"{location}.gpus", sentence)
-        return CPU
-    if group.kind == _KINDS.KIND_GPU or gpus or has_accelerator:
-        return f"cuda:{gpus[0] if gpus else 0}"
-    return CPU
+            raise FieldError(f"{at}.gpus", sentence)
+        return _Wish((CPU,), f"{at}.kind")
+    if gpus:
+        return _Wish(tuple(f"{_CUDA}:{gpu}" for gpu in gpus), f"{at}.gpus")
+    if group.kind == _KINDS.KIND_GPU:
+        return _Wish((f"{_CUDA}:0",), f"{at}.kind")
+    return automatic
 
 
-def providers(config: pb.ModelConfig, device: str) -> tuple[tuple[str, Mapping[str, str]], ...]:
-    """Return the accelerators of a GPU with their options, TensorRT first; none on the CPU.
-
-    Raises:
-        FieldError: one that is not known, or is given twice.
-    """
-    found: dict[str, Mapping[str, str]] = {}
-    asked = config.optimization.execution_accelerators.gpu_execution_accelerator
-    for number, accelerator in enumerate(asked):
-        at, name = f"{_ACCELERATORS_AT}[{number}]", accelerator.name
-        if name not in ACCELERATORS:
-            raise FieldError(f"{at}.name", f"{name!r} is not one of {', '.join(ACCELERATORS)}")
-        if name in found:
-            raise FieldError(f"{at}.name", f"{name!r} is given twice")
-        options = dict(accelerator.parameters)
-        found[name] = _tensorrt_options(at, options) if name == "tensorrt" else options
-    if device == CPU:
-        return ()
-    return tuple((name, found[name]) for name in ACCELERATORS if name in found)
+def _count(at: str, group: pb.ModelInstanceGroup, wish: _Wish) -> int:
+    """Return the instances per device; a count that is absent or 0 means 1."""
+    count = group.count or 1
+    if count < 0:
+        raise FieldError(f"{at}.count", f"{count} is negative")
+    if count * len(wish.devices) > MAX_INSTANCES:
+        sentence = f"{count * len(wish.devices)} instances are more than {MAX_INSTANCES}"
+        raise FieldError(f"{at}.count", sentence)
+    return count
 
 
-def _tensorrt_options(location: str, options: Mapping[str, str]) -> Mapping[str, str]:
-    out = {_TENSORRT_KEYS.get(k, k): v for k, v in options.items() if k != "precision_mode"}
-    precision = options.get("precision_mode", "FP32")
-    if precision not in _PRECISIONS:
-        sentence = f"{precision!r} is not one of {', '.join(_PRECISIONS)}"
-        raise FieldError(f"{location}.parameters['precision_mode']", sentence)
-    return {**out, **_PRECISIONS[precision]}
-
-
-def intra_op_threads(config: pb.ModelConfig, *, default: int, usable_cores: int) -> int:
-    """Return the threads of one instance: the file's, else the default, else its share of cores.
-
-    Raises:
-        FieldError: the file's is no count.
-    """
-    share = max(1, usable_cores // instances(config))
-    return _threads(config, INTRA_OP_THREADS) or default or share
-
-
-def inter_op_threads(config: pb.ModelConfig) -> int:
-    """Return the threads across operators; absent or 0: one, because execution is sequential.
-
-    Raises:
-        FieldError: the file's is no count.
-    """
-    return _threads(config, INTER_OP_THREADS) or 1
-
-
-def _threads(config: pb.ModelConfig, key: str) -> int:
-    text = parameters(config).get(key, "0").strip()
-    if not text.isdecimal() or int(text) > MAX_THREADS:
-        sentence = f"{text!r} is no number of threads from 0 to {MAX_THREADS}"
-        raise FieldError(f"parameters[{key!r}]", sentence)
-    return int(text)
-
-
-def parameters(config: pb.ModelConfig) -> dict[str, str]:
-    """Return the file's parameters, all of them."""
-    return {key: config.parameters[key].string_value for key in sorted(config.parameters)}
-
-
-def without_effect(config: pb.ModelConfig, device: str) -> set[str]:
-    """Return the honoured fields whose values ask for something that is not done."""
-    known = (INTRA_OP_THREADS, INTER_OP_THREADS)
-    out = {
-        f"parameters.{key}"
-        for key in config.parameters
-        if key not in known and not key.startswith(ENGINE_PREFIX)
-    }
-    if device == CPU and config.optimization.execution_accelerators.gpu_execution_accelerator:
-        out.add(_ACCELERATORS_AT)
-    return out
+def _check(found: list[str]) -> None:
+    if len(found) > MAX_INSTANCES:
+        raise FieldError("instance_group", f"{len(found)} instances are more than {MAX_INSTANCES}")
+    different = list(dict.fromkeys(found))
+    if len({device.partition(":")[0] for device in different}) > 1:
+        sentence = f"instances on different kinds of device ({', '.join(different)})"
+        raise FieldError("instance_group", f"{sentence} are not supported")

@@ -1,9 +1,9 @@
 """A model folder and its optional config.pbtxt, made into a ModelSpec.
 
-Knows the folder's layout, the text format and which backend a file means; the parts of the spec
-come from tensors.py, batching.py and placement.py. Blocking: called on the repository's loader
-threads. Holds no state: the spec carries the message that it was made of, so that a version that
-outlives a reload is still described by its own configuration.
+Knows the folder's layout and the text format; the parts of the spec come from backends.py,
+tensors.py, batching.py, placement.py, accelerators.py and parameters.py. Blocking: called on the
+repository's loader threads. Holds no state: the spec carries the message that it was made of, so
+that a version that outlives a reload is still described by its own configuration.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
-from typing import Final, NamedTuple
+from pathlib import Path
+from typing import Final
 
 from google.protobuf import text_format
 
@@ -20,8 +20,11 @@ from engines.base import EngineConfig, ModelSpec, VersionPolicy
 from engines.errors import ModelLoadError
 from engines.folders import version_names
 from gateway.config import ModelsConfig
-from gateway.model_config import batching, placement
+from gateway.model_config import batching, parameters
+from gateway.model_config.accelerators import ACCELERATORS_AT, providers
+from gateway.model_config.backends import backend_of
 from gateway.model_config.fields import FieldError, refuse_unsupported, unknown_fields
+from gateway.model_config.placement import Placement, place
 from gateway.model_config.tensors import declared_tensors
 from gateway.pb import model_config_pb2 as pb
 
@@ -30,18 +33,14 @@ logger = logging.getLogger(__name__)
 FILENAME: Final = "config.pbtxt"
 
 
-class Backend(NamedTuple):
-    """One engine as a config.pbtxt names it."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Surroundings:
+    """What a model's configuration is read with."""
 
-    platform: str
-    filename: str
-    """Of a model, unless the configuration gives another."""
-
-
-BACKENDS: Final[Mapping[str, Backend]] = {
-    "onnxruntime": Backend("onnxruntime_onnx", "model.onnx"),
-    "fake": Backend("fake", "model.json"),
-}
+    settings: ModelsConfig
+    usable_cores: int
+    base: Path = Path()
+    """Folder that the settings' paths are relative to."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,12 +49,14 @@ class ConfiguredSpec(ModelSpec):
 
     source: bytes
     """The file's ModelConfig, serialized; empty where there was no file."""
+    asked_by: Mapping[str, str]
+    """Device -> the field that asks for it; empty: [models] device of the settings."""
+    ignored: tuple[str, ...]
+    """What the file sets and nothing looks at, by the fields' paths."""
 
 
-def read_spec(directory: Path, settings: ModelsConfig, *, usable_cores: int) -> ConfiguredSpec:
+def read_spec(directory: Path, surroundings: Surroundings) -> ConfiguredSpec:
     """Read a model folder's configuration; without a config.pbtxt, the defaults.
-
-    What the file sets and Sluice does not do is named in one warning.
 
     Raises:
         ModelLoadError: the file cannot be read or served; the sentence names file and field.
@@ -63,13 +64,11 @@ def read_spec(directory: Path, settings: ModelsConfig, *, usable_cores: int) -> 
     try:
         config = _parse(directory)
         refuse_unsupported(config)
-        spec = _spec(directory, config, settings, usable_cores=usable_cores)
-        _report(config, spec)
+        return _spec(directory, config, surroundings)
     except FieldError as exc:
         raise ModelLoadError(f"{directory.name}/{FILENAME}: {exc}") from None
     except OSError as exc:
         raise ModelLoadError(f"{directory.name} cannot be read: {exc.strerror}") from exc
-    return spec
 
 
 def _parse(directory: Path) -> pb.ModelConfig:
@@ -94,90 +93,73 @@ def _where(exc: text_format.ParseError) -> str:
     return f"line {line}, column {column}: {sentence}"
 
 
-def _spec(
-    directory: Path, config: pb.ModelConfig, settings: ModelsConfig, *, usable_cores: int
-) -> ConfiguredSpec:
+def _spec(directory: Path, config: pb.ModelConfig, surroundings: Surroundings) -> ConfiguredSpec:
     if config.name not in ("", directory.name):
         raise FieldError("name", f"{config.name!r} is not the folder's name, {directory.name!r}")
-    backend, filename = _backend(directory, config)
-    maximum = batching.max_batch_size(config)
-    has_batch_axis = maximum != 0
-    inputs = declared_tensors("input", config.input, has_batch_axis=has_batch_axis)
-    outputs = declared_tensors("output", config.output, has_batch_axis=has_batch_axis)
-    device = placement.device_of(config)
-    engine = EngineConfig(
-        max_batch_size=maximum,
-        default_max_batch_size=settings.default_max_batch_size,
-        device=device,
-        providers=placement.providers(config, device),
-        intra_op_threads=placement.intra_op_threads(
-            config, default=settings.intra_op_threads, usable_cores=usable_cores
-        ),
-        inter_op_threads=placement.inter_op_threads(config),
-        inputs=inputs,
-        outputs=outputs,
-        parameters=placement.parameters(config),
-    )
+    settings = surroundings.settings
+    backend, filename = backend_of(directory, config)
+    placement = place(config, backend, settings.device)
+    engine = _engine(config, surroundings, backend, placement)
+    is_on_one_device = len(set(placement.devices)) == 1
     return ConfiguredSpec(
         name=directory.name,
         directory=directory,
         backend=backend,
         filename=filename,
-        instances=placement.instances(config),
+        instances=len(placement.devices),
+        devices=() if is_on_one_device else placement.devices,
         engine=engine,
         batching=batching.batch_policy(config, settings),
         versions=_version_policy(config),
-        warmup_batch_sizes=batching.warmup_batch_sizes(config, settings, inputs),
-        max_queue_rows=max(settings.max_queue_rows, settings.default_max_batch_size),
+        warmup_batch_sizes=batching.warmup_batch_sizes(config, settings, engine.inputs),
+        max_queue_rows=max(settings.max_queue_rows, engine.default_max_batch_size),
         source=config.SerializeToString(deterministic=True),
+        asked_by=placement.asked_by,
+        ignored=tuple(sorted(_ignored(config, backend, engine, placement))),
     )
 
 
-def _backend(directory: Path, config: pb.ModelConfig) -> tuple[str, str]:
-    """Return the backend and the file name inside each version's folder.
+def _engine(
+    config: pb.ModelConfig, surroundings: Surroundings, backend: str, placement: Placement
+) -> EngineConfig:
+    """Return how an instance is to be loaded, on the device of the first of them."""
+    settings, base = surroundings.settings, surroundings.base
+    maximum = batching.max_batch_size(config)
+    has_graphs = config.optimization.cuda.graphs and not placement.is_cpu
+    accelerators = providers(config, backend, settings.libraries)
+    parameters.check_strict(config)
+    return EngineConfig(
+        max_batch_size=maximum,
+        default_max_batch_size=batching.default_rows(config, settings),
+        device=placement.devices[0],
+        providers=() if placement.is_cpu else accelerators,
+        intra_op_threads=parameters.intra_op_threads(
+            config,
+            default=settings.intra_op_threads,
+            share=surroundings.usable_cores // len(placement.devices),
+        ),
+        inter_op_threads=parameters.inter_op_threads(config),
+        inputs=declared_tensors("input", config.input, has_batch_axis=maximum != 0),
+        outputs=declared_tensors("output", config.output, has_batch_axis=maximum != 0),
+        parameters=parameters.parameters(config),
+        buckets=batching.buckets(config, settings, has_graphs=has_graphs),
+        cache=base / settings.cache if settings.cache else None,
+        libraries={name: base / path for name, path in settings.libraries.items()},
+        lanes=parameters.lanes(config),
+        has_graphs=has_graphs,
+        memory_limit_bytes=parameters.memory_limit_bytes(config),
+        memory_reserve_bytes=settings.gpu_reserve_bytes,
+    )
 
-    The backend is the one that `backend` names, else the one whose `platform` is given, else the
-    one that the file's name, given or found in a version folder, speaks for.
-    """
-    name = config.backend or _backend_of_platform(config) or _backend_of_files(directory, config)
-    if name not in BACKENDS:
-        raise FieldError("backend", f"{name!r} is not one of {', '.join(sorted(BACKENDS))}")
-    backend = BACKENDS[name]
-    if config.platform not in ("", backend.platform):
-        sentence = f"{config.platform!r} is not {backend.platform!r}, that of backend {name!r}"
-        raise FieldError("platform", sentence)
-    filename = config.default_model_filename or backend.filename
-    path = PurePosixPath(filename)
-    if path.is_absolute() or ".." in path.parts:
-        raise FieldError("default_model_filename", f"{filename!r} leaves the version's folder")
-    return name, filename
 
-
-def _backend_of_platform(config: pb.ModelConfig) -> str:
-    if not config.platform:
-        return ""
-    for name, backend in BACKENDS.items():
-        if backend.platform == config.platform:
-            return name
-    known = ", ".join(sorted(backend.platform for backend in BACKENDS.values()))
-    raise FieldError("platform", f"{config.platform!r} is not one of {known}")
-
-
-def _backend_of_files(directory: Path, config: pb.ModelConfig) -> str:
-    given = config.default_model_filename
-    versions = version_names(directory)
-    for name, backend in BACKENDS.items():
-        if given:
-            is_found = PurePosixPath(given).suffix == PurePosixPath(backend.filename).suffix
-        else:
-            is_found = any((directory / v / backend.filename).exists() for v in versions)
-        if is_found:
-            return name
-    if given:
-        sentence = f"{given!r} speaks for no backend: name one in the field backend"
-        raise FieldError("default_model_filename", sentence)
-    known = " or ".join(backend.filename for backend in BACKENDS.values())
-    raise ModelLoadError(f"no version folder of {directory.name} holds a {known}")
+def _ignored(
+    config: pb.ModelConfig, backend: str, engine: EngineConfig, placement: Placement
+) -> set[str]:
+    out = unknown_fields(config) | batching.without_effect(config, engine.inputs)
+    out |= parameters.without_effect(config, backend, is_cpu=placement.is_cpu)
+    if placement.is_cpu and config.optimization.execution_accelerators.gpu_execution_accelerator:
+        out.add(ACCELERATORS_AT)
+    return out
 
 
 def _version_policy(config: pb.ModelConfig) -> VersionPolicy:
@@ -197,15 +179,10 @@ def _version_policy(config: pb.ModelConfig) -> VersionPolicy:
     return VersionPolicy(specific=tuple(str(version) for version in versions))
 
 
-def _report(config: pb.ModelConfig, spec: ModelSpec) -> None:
+def report(spec: ConfiguredSpec) -> None:
     """Log what of the configuration has no effect, and what a user may not expect of it."""
-    ignored = (
-        unknown_fields(config)
-        | batching.without_effect(config, spec.engine.inputs)
-        | placement.without_effect(config, spec.engine.device)
-    )
-    if ignored:
-        fields = sorted(ignored)
+    if spec.ignored:
+        fields = list(spec.ignored)
         logger.warning("config.pbtxt fields ignored", extra={"model": spec.name, "fields": fields})
     missing = sorted(set(spec.versions.specific) - set(version_names(spec.directory)), key=int)
     if missing:
@@ -213,8 +190,9 @@ def _report(config: pb.ModelConfig, spec: ModelSpec) -> None:
             "config.pbtxt names versions that are not on disk",
             extra={"model": spec.name, "versions": missing},
         )
-    if config.max_batch_size and not config.HasField("dynamic_batching"):
+    policy = spec.batching
+    if spec.engine.max_batch_size and policy is not None and not policy.dynamic:
         logger.info(
             "dynamic batching is off",
-            extra={"model": spec.name, "max_batch_size": config.max_batch_size},
+            extra={"model": spec.name, "max_batch_size": spec.engine.max_batch_size},
         )

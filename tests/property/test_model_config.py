@@ -24,7 +24,7 @@ from gateway.model_config.tensors import DATA_TYPES
 from gateway.pb import model_config_pb2 as pb
 from tests.support.models import write_fake
 
-CONFIGS = ModelConfigs(settings=ModelsConfig(), usable_cores=2)
+CONFIGS = ModelConfigs(settings=ModelsConfig(libraries={"rtx": "rtx.so"}), usable_cores=2)
 names = st.text(st.characters(codec="utf-8", exclude_characters="\0"), min_size=1, max_size=8)
 dims = st.lists(st.one_of(st.just(-1), st.integers(1, 1 << 40)), min_size=1, max_size=3)
 counts = st.integers(0, 1 << 31)
@@ -150,7 +150,10 @@ def test_a_configuration_of_honoured_fields_has_nothing_to_warn_of(config: pb.Mo
 # Any value of a scalar field, likely and unlikely; unsigned fields take the first of each pair.
 INTEGERS = st.sampled_from([0, 1, 2, 8, 65, 2_000])
 SIGNED = st.one_of(INTEGERS, st.just(-1))
-TEXTS = st.sampled_from(["", "x", "model", "fake", "onnxruntime_onnx", "tensorrt", "8", "../x"])
+TEXTS = st.one_of(
+    st.sampled_from(["", "x", "model", "fake", "onnxruntime_onnx", "tensorrt", "8", "../x"]),
+    st.sampled_from(["1,8", "cuda", "rtx", "batch_buckets", "lanes", "strict", "sluice.device"]),
+)
 STRING = FieldDescriptor.CPPTYPE_STRING
 UNSIGNED_TYPES = {FieldDescriptor.CPPTYPE_UINT32, FieldDescriptor.CPPTYPE_UINT64}
 

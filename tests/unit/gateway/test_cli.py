@@ -28,6 +28,7 @@ def path(tmp_path: Path) -> Path:
     """Return the path of a good configuration."""
     for version in ("1", "2"):
         (tmp_path / "models" / "digits" / version).mkdir(parents=True)
+        (tmp_path / "models" / "digits" / version / "model.onnx").touch()
     file = tmp_path / "sluice.toml"
     file.write_text(ROUTE)
     return file

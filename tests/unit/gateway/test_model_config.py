@@ -72,6 +72,19 @@ def test_the_settings_become_the_defaults(read: ReadModel) -> None:
         ('default_model_filename: "net.onnx"', "net.onnx", ("onnxruntime", "net.onnx")),
         ('default_model_filename: "script.json"', "script.json", ("fake", "script.json")),
         ('backend: "onnxruntime" default_model_filename: "net"', "net", ("onnxruntime", "net")),
+        (None, "model.plan", ("tensorrt", "model.plan")),
+        ('backend: "tensorrt_rtx"', "model.plan", ("tensorrt_rtx", "model.plan")),
+        ('platform: "tensorrt_rtx_plan"', "model.plan", ("tensorrt_rtx", "model.plan")),
+        (
+            'backend: "tensorrt" default_model_filename: "model.onnx"',
+            "model.onnx",
+            ("tensorrt", "model.onnx"),
+        ),
+        (None, "model.pt2", ("pytorch", "model.pt2")),
+        (None, "model.pt", ("pytorch", "model.pt")),
+        ('platform: "pytorch_libtorch"', "model.pt", ("pytorch", "model.pt")),
+        ('backend: "pytorch"', "other", ("pytorch", "model.pt2")),
+        ('default_model_filename: "net.pt"', "net.pt", ("pytorch", "net.pt")),
     ],
 )
 def test_the_backend_comes_from_the_fields_or_else_from_the_file(
@@ -81,9 +94,15 @@ def test_the_backend_comes_from_the_fields_or_else_from_the_file(
     assert (spec.backend, spec.filename) == expected
 
 
+def test_of_two_torch_files_the_exported_program_is_taken(read: ReadModel, tmp_path: Path) -> None:
+    (tmp_path / "digits" / "3").mkdir(parents=True)
+    (tmp_path / "digits" / "3" / "model.pt2").touch()
+    assert read(None, file="model.pt").filename == "model.pt2"
+
+
 def test_a_folder_without_a_known_model_file_is_refused(read: ReadModel) -> None:
     with pytest.raises(ModelLoadError, match=r"no version folder of digits holds a model\.onnx or"):
-        read(None, file="model.pt")
+        read(None, file="model.pb")
 
 
 def test_a_folder_that_went_away_is_a_load_error(tmp_path: Path) -> None:
@@ -256,43 +275,6 @@ def test_instances_and_device_come_from_the_groups(
 ) -> None:
     spec = read(text)
     assert (spec.instances, spec.engine.device) == (instances, device)
-
-
-ACCELERATED = "optimization { execution_accelerators { %s } }"
-TENSORRT = (
-    ACCELERATED
-    % """
-    gpu_execution_accelerator { name: "cuda" }
-    gpu_execution_accelerator {
-      name: "tensorrt"
-      parameters { key: "precision_mode" value: "FP16" }
-      parameters { key: "max_workspace_size_bytes" value: "1024" }
-      parameters { key: "trt_engine_cache_enable" value: "true" }
-    }"""
-)
-
-
-def test_accelerators_become_providers_with_tensorrt_first_and_its_options_translated(
-    read: ReadModel,
-) -> None:
-    engine = read(TENSORRT).engine
-    options = {
-        "trt_fp16_enable": "1",
-        "trt_max_workspace_size": "1024",
-        "trt_engine_cache_enable": "true",
-    }
-    assert engine.providers == (("tensorrt", options), ("cuda", {}))
-    assert engine.device == "cuda:0", "an accelerator is a request for a GPU"
-
-
-def test_gpu_accelerators_of_a_cpu_instance_are_not_used_and_named(
-    read: ReadModel, caplog: pytest.LogCaptureFixture
-) -> None:
-    engine = read(TENSORRT + "instance_group { kind: KIND_CPU }").engine
-    assert (engine.device, engine.providers) == ("cpu", ())
-    assert ignored_fields(caplog) == [
-        "optimization.execution_accelerators.gpu_execution_accelerator"
-    ]
 
 
 def threads_text(intra: int, inter: int) -> str:

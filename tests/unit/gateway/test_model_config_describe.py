@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from gateway.model_config import ModelConfigDocument, ModelConfigs
 from gateway.pb import model_config_pb2 as pb
 from tests.support.models import BATCH_AXIS, write_fake, write_graph, write_identity
 
-CONFIGS = ModelConfigs(settings=ModelsConfig(), usable_cores=1)
+CONFIGS = ModelConfigs(settings=ModelsConfig(cache=""), usable_cores=1)
 LOADERS: dict[str, EngineLoader] = {"onnxruntime": ort.load, "fake": fake.load}
 
 
@@ -69,7 +69,8 @@ def digits(tmp_path: Path) -> Path:
 
 
 def test_a_model_without_a_configuration_is_described_in_full(digits: Path) -> None:
-    document = describe(digits)
+    spec, metadata = load(digits)
+    document = CONFIGS.describe(spec, metadata, "1")
     assert (document.name, document.version) == ("digits", "1")
     expected = text_format.Parse(
         """
@@ -82,9 +83,12 @@ def test_a_model_without_a_configuration_is_described_in_full(digits: Path) -> N
         output { name: "label" data_type: TYPE_INT64 }
         instance_group { name: "digits" kind: KIND_CPU count: 1 }
         dynamic_batching {}
+        parameters { key: "sluice.device" value { string_value: "cpu" } }
+        parameters { key: "sluice.providers" value { string_value: "CPUExecutionProvider" } }
         """,
         pb.ModelConfig(),
     )
+    expected.parameters["sluice.engine"].string_value = metadata.engine
     assert message(document) == expected
 
 
@@ -182,6 +186,76 @@ def test_a_model_on_a_gpu_is_described_with_its_number(digits: Path) -> None:
     document = CONFIGS.describe(CONFIGS.read_spec(digits), metadata, "1")
     (group,) = message(document).instance_group
     assert (group.kind, list(group.gpus), group.count) == (pb.ModelInstanceGroup.KIND_GPU, [1], 2)
+
+
+def test_instances_on_several_gpus_are_described_by_group(digits: Path) -> None:
+    _, metadata = load(digits)
+    (digits / "config.pbtxt").write_text(
+        "instance_group [ { gpus: [ 2, 1 ] count: 2 }, {}, { kind: KIND_GPU } ]"
+    )
+    configs = ModelConfigs(settings=ModelsConfig(device="cuda:3"), usable_cores=1)
+    spec = configs.read_spec(digits)
+    document = configs.describe(spec, metadata, "1")
+    found = message(document).instance_group
+    assert [(g.count, list(g.gpus)) for g in found] == [(2, [2, 1]), (1, [3]), (1, [0])]
+    assert {group.kind for group in found} == {pb.ModelInstanceGroup.KIND_GPU}
+    assert answers(document)["device"] == "cuda:2,cuda:1,cuda:3,cuda:0"
+
+    (digits / "config.pbtxt").write_text(text_format.MessageToString(message(document)))
+    again = CONFIGS.read_spec(digits)
+    assert again.devices == spec.devices, "saved, it means the same whatever the settings say"
+
+
+def answers(document: ModelConfigDocument) -> dict[str, str]:
+    """Return what a description says of the engine."""
+    found = message(document).parameters
+    return {k.removeprefix("sluice."): v.string_value for k, v in found.items() if "sluice." in k}
+
+
+AUTO = ModelConfigs(settings=ModelsConfig(device="auto", cache=""), usable_cores=1)
+
+
+@pytest.mark.parametrize(
+    ("device", "why", "kind", "gpus"),
+    [
+        ("cpu", "cuda:0: there is no NVIDIA driver", pb.ModelInstanceGroup.KIND_CPU, []),
+        ("cuda:0", "", pb.ModelInstanceGroup.KIND_GPU, [0]),
+    ],
+)
+def test_a_choice_is_described_by_what_it_came_to(
+    digits: Path, device: str, why: str, kind: int, gpus: list[int]
+) -> None:
+    _, metadata = load(digits)
+    chosen = replace(metadata, device=device, fallback=why, precision="FP16")
+    document = AUTO.describe(AUTO.read_spec(digits), chosen, "1")
+    (group,) = message(document).instance_group
+    assert (group.kind, list(group.gpus)) == (kind, gpus)
+    expected = {
+        "engine": metadata.engine,
+        "device": device,
+        "providers": "CPUExecutionProvider",
+        "precision": "FP16",
+    }
+    assert answers(document) == (expected | {"fallback": why} if why else expected)
+
+
+def test_buckets_are_described_as_the_engine_has_them(digits: Path) -> None:
+    text = 'parameters { key: "batch_buckets" value { string_value: "2, 8" } }'
+    document = describe(digits, text)
+    assert answers(document)["buckets"] == "2,8"
+    assert message(document).max_batch_size == 8
+    again = describe(digits, text_format.MessageToString(message(document)))
+    assert again == document
+
+
+def test_what_is_said_of_the_engine_is_not_read_back(
+    digits: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    text = 'parameters { key: "sluice.%s" value { string_value: "a guess" } }'
+    document = describe(digits, text % "device" + text % "precision")
+    assert answers(document)["device"] == "cpu"
+    assert "precision" not in answers(document)
+    assert caplog.records == []
 
 
 @pytest.mark.parametrize(
