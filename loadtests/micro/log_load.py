@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from engines.batcher import Execution
+from engines.executed import Execution
 from engines.tensors import Tensor
 from gateway.ids import new_id
 from gateway.prediction_log.log import PredictionLog

@@ -39,7 +39,8 @@ SECTIONS = {
 HEAD = """# Configuration
 
 One TOML file, read once at start. An unknown key, a wrong type or a value out of range is refused
-with the path of the field and exit code 2; `sluice check --config sluice.toml` does only that.
+with the path of the field and exit code 2; `sluice check --config sluice.toml` does only that, and
+the same with every model's `config.pbtxt`.
 
 Every field can be overridden from the environment: the path in capitals, joined by double
 underscores, after `SLUICE__`. `SLUICE__SERVER__HTTP=0.0.0.0:8000` overrides `[server] http`. The

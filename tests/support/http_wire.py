@@ -26,7 +26,7 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
 from engines.base import ModelMetadata
-from engines.batcher import BatcherStatistics
+from engines.executed import BatcherStatistics
 from gateway.config import LimitsConfig
 from gateway.errors import StatusTable
 from gateway.http_api.fast.exchange import Service

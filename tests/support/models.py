@@ -95,6 +95,31 @@ def write_lookup(path: Path, table: Sequence[float]) -> Path:
     )
 
 
+def write_countdown(path: Path) -> Path:
+    """Write a model whose `y` is its `x`, after as many turns of a loop as the largest value says.
+
+    A million turns take a third of a second, more or less.
+    """
+    shape: Sequence[int | str] = [BATCH_AXIS, 1]
+    going, goes_on = (_value(name, "BOOL", []) for name in ("going", "goes_on"))
+    turn = helper.make_graph(
+        [helper.make_node("Identity", [a], [b]) for a, b in (("going", "goes_on"), ("in", "out"))],
+        "turn",
+        [_value("turns", "INT64", []), going, _value("in", "FP32", shape)],
+        [goes_on, _value("out", "FP32", shape)],
+    )
+    return write_graph(
+        path,
+        nodes=[
+            helper.make_node("ReduceMax", ["x"], ["most"], keepdims=0),
+            helper.make_node("Cast", ["most"], ["count"], to=TensorProto.INT64),
+            helper.make_node("Loop", ["count", "", "x"], ["y"], body=turn),
+        ],
+        inputs={"x": ("FP32", shape)},
+        outputs={"y": ("FP32", shape)},
+    )
+
+
 def write_graph(
     path: Path,
     *,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import struct
 from typing import Any
 
-from engines.batcher import Execution
+from engines.executed import Execution
 from engines.tensors import Tensor
 from gateway.ids import uuid7
 from gateway.prediction_log.encoder import RecordEncoder

@@ -1,0 +1,1 @@
+"""What a GPU does under the gateway: `python -m loadtests.gpu`; see docs/gpu-results.md."""
