@@ -4,8 +4,11 @@ PYTHON ?= python3
 BIN := .venv/bin
 TRITON := .venv-tritonclient
 LONG := workers workers_answers load log_chaos log_losses log_storm log_readers erasure privacy drift \
-    routes_redis_kill routes_file shadow abort replicas hot_models redis_kill feedback split
-CONFORMANCE := tests/conformance tests/unit/gateway/erasure $(LONG:%=tests/e2e/test_%.py)
+    routes_redis_kill routes_file shadow abort replicas hot_models redis_kill feedback split demo \
+    readme_data readme_operators stop perf_analyzer image revival same_network quantized_shadow \
+    gpu_measurements engines_adversary cuda_refused
+CONFORMANCE := tests/conformance tests/unit/gateway/erasure tests/contract/engines/test_engine_memory.py \
+    $(LONG:%=tests/e2e/test_%.py)
 PEERS := fastapi mlserver kserve litserve bentoml ray
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --constraint constraints.txt
 
@@ -28,7 +31,7 @@ conformance: .venv/dev-installed ## what takes longer: transports compared, host
 check: .venv/dev-installed ## lint, types, import contracts, generated code
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
-	$(BIN)/codespell --skip="./.venv*,./.bench,./.fuzz,./.git,./gateway/pb,*.json,./.demo,./*cache*" --ignore-words-list="fro,nowns,ot,te,inforce,wieght,weigths,varient" .
+	$(BIN)/codespell --skip="./.venv*,./.bench,./.fuzz,./.git,./gateway/pb,*.json,./.demo,./*cache*" --ignore-words-list="fro,nowns,ot,te,inforce,wieght,weigths,varient,unequality" .
 	$(BIN)/mypy gateway router engines tests loadtests
 	$(BIN)/lint-imports
 	$(MAKE) --no-print-directory protos

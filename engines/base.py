@@ -10,9 +10,9 @@ to the repository. `engines/fake.py` is a real member of the family, used by tes
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from engines.tensors import Array
 
@@ -46,6 +46,16 @@ class ModelMetadata:
     """Execution providers in use, best first, where the runtime has such a notion."""
     artifact_sha256: str = ""
     """Digest of the model file."""
+    buckets: tuple[int, ...] = ()
+    """Row counts that the engine runs, ascending, the last is `max_batch_size`: every batch is
+    padded up to one of them. Empty: it runs any number of rows."""
+    precision: str = ""
+    """What the weights are kept in, as far as the file tells: FP32, FP16, INT8 QDQ ..."""
+    memory_bytes: int = 0
+    """Held on the device by this copy, as far as the runtime tells; 0: it does not."""
+    fallback: str = ""
+    """Why an engine that could choose (`auto`) does not run on a GPU; empty: it does, or had no
+    choice."""
     is_steady: bool = False
     """A batch of so many rows always takes about the same time, whatever is in it, and waits for no
     device: such an engine may be run on the event loop where its batches are short."""
@@ -60,7 +70,8 @@ class EngineConfig:
     default_max_batch_size: int = 64
     """Rows; what None above becomes for a model that can be batched."""
     device: str = "cpu"
-    """cpu, or cuda:N. Asked for and not there is an error."""
+    """cpu, cuda:N, or auto: cuda:0 where it can be had, else the CPU. A device that is asked for
+    and not there is an error; only auto may take another, and says so in the metadata."""
     providers: tuple[tuple[str, Mapping[str, str]], ...] = ()
     """Accelerators before the plain device, with their options: ('tensorrt', {...})."""
     intra_op_threads: int = 1
@@ -73,6 +84,20 @@ class EngineConfig:
     outputs: tuple[TensorSpec, ...] = ()
     parameters: Mapping[str, str] = field(default_factory=dict)
     """Engine-specific settings from the model's configuration."""
+    buckets: tuple[int, ...] = ()
+    """Row counts to pad batches up to; empty: what the engine itself needs."""
+    cache: Path | None = None
+    """Folder for what is made of model files (optimised graphs, plans); None: nothing is kept."""
+    libraries: Mapping[str, Path] = field(default_factory=dict)
+    """Libraries of execution providers that the runtime does not carry, by name."""
+    lanes: int = 2
+    """Batches that a GPU engine has under way at once: one computes while another is copied."""
+    has_graphs: bool = False
+    """Whether a GPU engine records a CUDA graph per bucket and replays it."""
+    memory_limit_bytes: int = 0
+    """Most that the runtime's arena may take on a GPU; 0: no limit of ours."""
+    memory_reserve_bytes: int = 0
+    """Free GPU memory that a load must leave, by estimate, else it is refused; 0: none is made."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,6 +144,7 @@ class ModelSpec:
     instances: int
     """Copies loaded per version, each with its own worker thread."""
     engine: EngineConfig
+    """Of every instance, but for the device where `devices` names several."""
     batching: BatchPolicy | None
     """None: decide from the loaded engine (dynamic batching if it has a batch axis)."""
     versions: VersionPolicy
@@ -126,6 +152,14 @@ class ModelSpec:
     """Rows; empty: powers of two up to the maximum, and the preferred sizes."""
     max_queue_rows: int = 4096
     """Bound of the queue where `batching` is None."""
+    devices: tuple[str, ...] = ()
+    """Device of each instance in turn; empty: that of `engine`."""
+
+    def engine_of(self, instance: int) -> EngineConfig:
+        """Return how the instance of that number is to be loaded."""
+        if not self.devices:
+            return self.engine
+        return replace(self.engine, device=self.devices[instance % len(self.devices)])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -158,11 +192,83 @@ class Engine(Protocol):
 
         Raises:
             InvalidInput: a value (not a shape) that the model cannot take.
+            OutOfMemory: the batch does not fit; a smaller one may.
+            DeviceFailed: this copy is lost, and every later call will fail.
             EngineClosed: after close.
         """
 
     def close(self) -> None:
         """Release the device memory. Idempotent."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LaneStatistics:
+    """What a laned engine has done since its load, and holds."""
+
+    graph_hits: int = 0
+    """Batches that replayed a CUDA graph."""
+    graph_misses: int = 0
+    """Batches that ran without one, though graphs were asked for."""
+    graphs: int = 0
+    """Recorded so far."""
+    device_bytes: int = 0
+    """Of the lanes' buffers."""
+    pinned_bytes: int = 0
+    """Of the lanes' buffers."""
+
+
+class Lease(Protocol):
+    """One lane of a `LanedEngine`, held for one batch from `acquire` to `release`."""
+
+    @property
+    def inputs(self) -> Mapping[str, Array]:
+        """Host arrays of the shapes asked for, to be written; what they hold is undefined."""
+
+
+@runtime_checkable
+class LanedEngine(Engine, Protocol):
+    """An engine that takes the next batch while it runs one: a GPU with several sets of buffers.
+
+    `acquire` and `submit` are called from one thread, `collect` and `release` from another one, in
+    the order of the submits; a lease that was not submitted is released where it was acquired.
+    `infer` is the four in a row and must not be mixed with them.
+    """
+
+    @property
+    def lanes(self) -> int:
+        """Most leases at once."""
+
+    @property
+    def warmup_runs(self) -> int:
+        """Calls of `infer` with one shape after which every lane is warm for it."""
+
+    def statistics(self) -> LaneStatistics:
+        """Return the counters; from any thread."""
+
+    def acquire(self, shapes: Mapping[str, tuple[int, ...]]) -> Lease:
+        """Take a free lane for a batch of these whole shapes; there must be one.
+
+        Raises:
+            InvalidInput: no lane has room for such shapes.
+            DeviceFailed: this copy is lost.
+        """
+
+    def submit(self, lease: Lease) -> None:
+        """Start copying in, computing and copying out; returns at once.
+
+        Raises:
+            DeviceFailed: this copy is lost; the lease still has to be released.
+        """
+
+    def collect(self, lease: Lease) -> Mapping[str, Array]:
+        """Wait for a submitted batch; its outputs are views that end with the lease.
+
+        Raises:
+            DeviceFailed: this copy is lost; the lease still has to be released.
+        """
+
+    def release(self, lease: Lease) -> None:
+        """Give the lane back."""
 
 
 class EngineLoader(Protocol):

@@ -19,7 +19,7 @@ Of several due lanes the one whose head is first in the order above goes.
 
 Invariants:
   - queued rows <= max_queue_rows, and queued requests <= max_queue_requests where that is set;
-  - every pushed request leaves exactly once: in a batch, or by `remove`;
+  - every pushed request leaves exactly once: in a batch, by `remove`, or by `clear`;
   - a batch never mixes shapes and never exceeds max_batch_size rows.
 
 Cost: a push is one `bisect.insort`, at the end of the list for ordinary traffic; a batch is one
@@ -256,6 +256,13 @@ class BatchQueue:
             return False
         self._cut(request.shape_key, lane, position, position + 1)
         return True
+
+    def clear(self) -> list[QueuedRequest]:
+        """Take everything out, in the order of the lanes."""
+        taken = [request for lane in self._lanes.values() for request in lane.ordered]
+        self._lanes.clear()
+        self._rows = self._requests = 0
+        return taken
 
     def take(self, now_ns: int) -> Batch | None:
         """Remove and return the batch that is due at `now_ns`, or None."""

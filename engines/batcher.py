@@ -17,72 +17,29 @@ own thread. The thread costs some 40 us per batch, and the loop is held for as l
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
-from collections import deque
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections import Counter, deque
+from collections.abc import Callable, Coroutine, Sequence
 from functools import partial
 
-from engines.base import BatchPolicy, ModelMetadata
-from engines.batch_queue import Batch, BatchQueue, QueuedRequest, QueueIsFull, QueueStatistics
+from engines.base import BatchPolicy, LanedEngine, ModelMetadata
+from engines.batch_queue import Batch, BatchQueue, QueuedRequest, QueueIsFull
 from engines.deadlines import DeadlineIndex
-from engines.errors import Cancelled, DeadlineExpired, EngineError, QueueFull, VersionNotReady
-from engines.instance import BatchResult, Instance
+from engines.errors import (
+    Cancelled,
+    DeadlineExpired,
+    EngineError,
+    InstanceFailed,
+    QueueFull,
+    VersionNotReady,
+)
+from engines.executed import BatcherStatistics, BatchReport, Executed, Execution
+from engines.instance import BatchResult, Host
 from engines.signature import Signature
-from engines.tensors import Tensor
 from engines.threads import in_daemon_thread
 
-
-@dataclass(slots=True, eq=False)
-class Execution:
-    """One batch that ran, shared by the requests in it. Compared by identity."""
-
-    input_ns: int
-    """This and the two below: of the whole batch."""
-    infer_ns: int
-    output_ns: int
-    rows: int
-    number: int
-    """Counts the batches of this version."""
-    counted_by: tuple[object, ...] = ()
-    """Whoever counts batches by their requests, and has counted this one already."""
-
-
-@dataclass(slots=True)
-class Executed:
-    """A request's answer and where its time went."""
-
-    outputs: tuple[Tensor, ...]
-    """In the model's order; parts of the batch's output."""
-    queue_ns: int
-    execution: Execution
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BatchReport:
-    """One finished batch, for metrics."""
-
-    rows: int
-    requests: int
-    reason: str
-    infer_ns: int
-    isolated: bool
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BatcherStatistics:
-    """Conservation: accepted = answered + failed + expired + cancelled + in_flight."""
-
-    queue: QueueStatistics
-    accepted: int
-    answered: int
-    failed: int
-    expired: int
-    cancelled: int
-    in_flight: int
-    """Accepted and not yet answered: queued, or in a running batch."""
-    busy_instances: int
-    instances: int
+logger = logging.getLogger(__name__)
 
 
 class Batcher:
@@ -94,8 +51,11 @@ class Batcher:
 
     At the limit: `submit` raises QueueFull; nothing that was accepted is dropped.
 
-    Invariants: queued rows <= max_queue_rows; an instance runs at most one batch; each accepted
-    request is answered exactly once, also on cancellation, expiry and drain.
+    Invariants: queued rows <= max_queue_rows; an instance runs at most as many batches as its
+    depth; each accepted request is answered exactly once, also on cancellation, expiry and drain.
+
+    An instance whose device failed gets no further batch. `revive` makes another one of it; until
+    then the others serve, and where there are none, what is queued fails and nothing is accepted.
 
     Cancellation: a queued request leaves the queue and never reaches the engine; one that is
     executing is computed and its answer discarded. Neighbours are never affected.
@@ -110,8 +70,9 @@ class Batcher:
         model: str,
         version: str,
         policy: BatchPolicy,
-        instances: Sequence[Instance],
+        instances: Sequence[Host],
         on_batch: Callable[[BatchReport], None] | None = None,
+        revive: Callable[[Host], Coroutine[None, None, Host]] | None = None,
     ) -> None:
         self.policy = policy
         self._model = model
@@ -119,18 +80,30 @@ class Batcher:
         self._loop = asyncio.get_running_loop()
         self._queue = BatchQueue(policy)
         self._deadlines = DeadlineIndex()
-        self._instances = tuple(instances)
+        self._instances = list(instances)
+        self._revive = revive
+        self._lost: dict[Host, asyncio.Task[None] | None] = {}
+        """Instances that failed, with what replaces them."""
         self.metadata: ModelMetadata = self._instances[0].engine.metadata
         self.artefact = bytes.fromhex(self.metadata.artifact_sha256[:16])
         """First 8 bytes of the model file's digest, for whoever names it in every answer."""
         self.signature = Signature(model, self.metadata)
-        self._idle = deque(self._instances)
+        self._idle: deque[Host] = deque()
+        """Instances that can take a batch, once for each that they can take."""
+        self._capacity = 0
+        """Batches that the instances take at once; all are in `_idle` when nothing runs."""
+        for instance in self._instances:
+            self._capacity += instance.depth
+        for turn in range(max(instance.depth for instance in self._instances)):
+            self._idle.extend(i for i in self._instances if turn < i.depth)
         self._on_batch = on_batch
         self._is_dispatch_scheduled = False
         self._delay_timer: asyncio.TimerHandle | None = None
         self._deadline_timer: asyncio.TimerHandle | None = None
         self._deadline_timer_ns = 0
         self._drained: asyncio.Event | None = None
+        self.on_trouble: Callable[[str], None] = lambda why: None
+        """Told why nothing is accepted, when the last instance is lost; of "" when one is back."""
         self._batch_number = 0
         self._accepted = self._answered = self._failed = self._expired = self._cancelled = 0
 
@@ -142,11 +115,13 @@ class Batcher:
 
         Raises:
             QueueFull: the queue's bound would be exceeded.
-            VersionNotReady: the batcher is draining.
+            VersionNotReady: the batcher is draining, or all its instances are lost.
         """
         if self._drained is not None:
             why = "it is being unloaded"
             raise VersionNotReady(model=self._model, version=self._version, why=why)
+        if not self._capacity:
+            raise VersionNotReady(model=self._model, version=self._version, why=self._trouble())
         try:
             self._queue.push(request)
         except QueueIsFull as full:
@@ -180,12 +155,17 @@ class Batcher:
         """Drain, then close the instances, each in its own thread."""
         await self.drain()
         self._stop_timers()
+        await self._stop_reviving()
         for instance in self._instances:
             await in_daemon_thread(f"sluice-close-{instance.name}", instance.close)
 
     def statistics(self) -> BatcherStatistics:
         """Return a frozen copy of the counters."""
         settled = self._answered + self._failed + self._expired + self._cancelled
+        idle = Counter(self._idle)
+        live = [instance for instance in self._instances if instance not in self._lost]
+        engines = [i.engine for i in live]
+        lanes = [e.statistics() for e in engines if isinstance(e, LanedEngine)]
         return BatcherStatistics(
             queue=self._queue.statistics(),
             accepted=self._accepted,
@@ -194,8 +174,11 @@ class Batcher:
             expired=self._expired,
             cancelled=self._cancelled,
             in_flight=self._accepted - settled,
-            busy_instances=len(self._instances) - len(self._idle),
+            busy_instances=sum(idle[i] < i.depth for i in live),
             instances=len(self._instances),
+            lost_instances=len(self._lost),
+            graph_hits=sum(found.graph_hits for found in lanes),
+            graph_misses=sum(found.graph_misses for found in lanes),
         )
 
     def _dispatch(self) -> None:
@@ -218,7 +201,10 @@ class Batcher:
             instance = self._idle.popleft()
             if instance.is_short(batch.rows):
                 result = instance.run(batch)
-                self._idle.append(instance)
+                if instance.failure is None:
+                    self._idle.append(instance)
+                else:
+                    self._lose(instance)
                 if len(self._queue) and not self._is_dispatch_scheduled:
                     self._is_dispatch_scheduled = True
                     self._loop.call_soon(self._dispatch)
@@ -226,7 +212,7 @@ class Batcher:
                 return
             instance.start(batch, partial(self._hand_back, instance, batch))
 
-    def _hand_back(self, instance: Instance, batch: Batch, result: BatchResult) -> None:
+    def _hand_back(self, instance: Host, batch: Batch, result: BatchResult) -> None:
         """Bring a result to the event loop. Runs in the instance's thread."""
         try:
             self._loop.call_soon_threadsafe(self._finish, instance, batch, result)
@@ -234,9 +220,12 @@ class Batcher:
             # The loop is closed: the process is past its drain limit and nobody waits any more.
             return
 
-    def _finish(self, instance: Instance, batch: Batch, result: BatchResult) -> None:
+    def _finish(self, instance: Host, batch: Batch, result: BatchResult) -> None:
         """Take a result from the instance's thread."""
-        self._idle.append(instance)
+        if instance.failure is None:
+            self._idle.append(instance)
+        else:
+            self._lose(instance)
         self._dispatch()  # the instance works on while the answers are sent
         self._settle(batch, result)
 
@@ -263,6 +252,7 @@ class Batcher:
                 reason=batch.reason,
                 infer_ns=result.infer_ns,
                 isolated=result.isolated,
+                padded_rows=result.padded_rows,
             )
             self._on_batch(report)
 
@@ -294,8 +284,51 @@ class Batcher:
     def _check_drained(self) -> None:
         if self._drained is not None:
             settled = self._answered + self._failed + self._expired + self._cancelled
-            if settled == self._accepted and len(self._idle) == len(self._instances):
+            if settled == self._accepted and len(self._idle) == self._capacity:
                 self._drained.set()
+
+    def _lose(self, instance: Host) -> None:
+        """Give an instance that failed no further batch, and have it replaced."""
+        if instance in self._lost or instance not in self._instances:
+            return  # another of the batches that it had under way; it may be replaced by now
+        self._capacity -= instance.depth
+        self._idle = deque(other for other in self._idle if other is not instance)
+        self._lost[instance] = None
+        extra = {"model": self._model, "version": self._version, "instance": instance.name}
+        logger.error("instance lost", extra=extra | {"reason": str(instance.failure)})
+        if not self._capacity:
+            self.on_trouble(self._trouble())
+            for request in self._queue.clear():
+                failed = InstanceFailed(model=self._model, version=self._version)
+                self._resolve(request, failed)
+        if self._revive is not None and self._drained is None:
+            replacing = self._replace(instance, self._revive)
+            self._lost[instance] = self._loop.create_task(replacing, name=f"revive {instance.name}")
+
+    async def _replace(
+        self, lost: Host, revive: Callable[[Host], Coroutine[None, None, Host]]
+    ) -> None:
+        revived = await revive(lost)
+        self._instances[self._instances.index(lost)] = revived
+        del self._lost[lost]
+        was_trouble = not self._capacity
+        self._capacity += revived.depth
+        self._idle.extend([revived] * revived.depth)
+        extra = {"model": self._model, "version": self._version, "instance": revived.name}
+        logger.info("instance revived", extra=extra)
+        if was_trouble:
+            self.on_trouble("")
+        self._dispatch()
+
+    def _trouble(self) -> str:
+        """Say why nothing is accepted, where there is no instance left."""
+        return f"{next(iter(self._lost)).failure}; it is being loaded again"
+
+    async def _stop_reviving(self) -> None:
+        tasks = [task for task in self._lost.values() if task is not None]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
     def _set_delay_timer(self) -> None:
         due_ns = self._queue.next_due_ns()

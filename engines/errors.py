@@ -72,6 +72,20 @@ class InstanceFailed(EngineError):
         super().__init__(f"model {model!r} version {version} failed to execute the request")
 
 
+class OutOfMemory(EngineError):
+    """The device has no room for this batch; a smaller one may fit."""
+
+    def __init__(self, device: str) -> None:
+        super().__init__(f"{device} has no memory for a batch of this size")
+
+
+class DeviceFailed(EngineError):
+    """The device's state is lost (an illegal access, say), and the instance with it."""
+
+    def __init__(self, device: str, why: str) -> None:
+        super().__init__(f"{device} failed: {why}")
+
+
 class ModelLoadError(EngineError):
     """The files of a version cannot be made into a serving engine; the sentence says why."""
 

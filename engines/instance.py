@@ -19,11 +19,11 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from queue import SimpleQueue
-from typing import Final
+from typing import Final, Protocol
 
 from engines.base import Engine
 from engines.batch_queue import Batch, QueuedRequest
-from engines.errors import EngineError, InstanceFailed
+from engines.errors import DeviceFailed, EngineError, InstanceFailed
 from engines.layout import Layout
 from engines.tensors import Tensor
 
@@ -49,6 +49,72 @@ class BatchResult:
     """Cutting the outputs per request."""
     isolated: bool = False
     """The batch failed as a whole, so each request was run alone."""
+    padded_rows: int = 0
+    """Rows that were run besides those of the requests, to fill the engine's bucket."""
+
+
+class Host(Protocol):
+    """What a batcher gives its batches to: an engine with whatever calls it."""
+
+    name: str
+    failure: DeviceFailed | None
+    """Why it can run no further batch and is to be replaced; set before the result shows it."""
+
+    @property
+    def engine(self) -> Engine:
+        """What runs the batches."""
+
+    @property
+    def depth(self) -> int:
+        """Batches that it takes at once."""
+
+    def start(self, batch: Batch, on_result: Callable[[BatchResult], None]) -> None:
+        """Run a batch elsewhere and return at once; `on_result` is called in another thread."""
+
+    def is_short(self, rows: int) -> bool:
+        """Whether a batch of so many rows may and should be run by the caller."""
+
+    def run(self, batch: Batch) -> BatchResult:
+        """Run a batch in the caller's thread, where `is_short` says so."""
+
+    def close(self) -> None:
+        """Finish what is under way and close the engine. Blocks."""
+
+
+class Failures:
+    """Turns what an engine raises into what a request is told; logs what is nobody's fault.
+
+    Args:
+        name: the instance's, for the log.
+    """
+
+    def __init__(self, *, name: str, model: str, version: str, log_every_ns: int) -> None:
+        self._name = name
+        self._model = model
+        self._version = version
+        self._log_every_ns = log_every_ns
+        self._next_log_ns = 0
+        self._unlogged = 0
+        """Failures since the last one that was logged."""
+
+    def as_error(self, exc: Exception) -> EngineError:
+        """Return what the request is told."""
+        if isinstance(exc, EngineError) and not isinstance(exc, DeviceFailed):
+            return exc
+        self._log(exc)
+        return InstanceFailed(model=self._model, version=self._version)
+
+    def _log(self, exc: Exception) -> None:
+        """Log a failure with its trace; of a series one per `log_every_ns`, with their number."""
+        self._unlogged += 1
+        now_ns = time.monotonic_ns()
+        if now_ns < self._next_log_ns:
+            return  # a trace costs more than most requests, and the next one says the same
+        extra: dict[str, object] = {"model": self._model, "version": self._version}
+        extra |= {"instance": self._name, "failures": self._unlogged}
+        logger.error("engine failed", exc_info=exc, extra=extra)
+        self._next_log_ns = now_ns + self._log_every_ns
+        self._unlogged = 0
 
 
 class Instance:
@@ -73,17 +139,16 @@ class Instance:
         may_run_inline: bool = False,
     ) -> None:
         self.name = name
-        self._log_every_ns = log_every_ns
         self.engine = engine
+        self.depth = 1
+        self.failure: DeviceFailed | None = None
+        self._failures = Failures(
+            name=name, model=model, version=version, log_every_ns=log_every_ns
+        )
         self._may_run_inline = may_run_inline and engine.metadata.is_steady
         self._layout = Layout(engine.metadata)
         self._cost_ns: dict[int, int] = {}
         """By the number of bits of a batch's rows: a moving average of its time."""
-        self._model = model
-        self._version = version
-        self._next_log_ns = 0
-        self._unlogged = 0
-        """Failures since the last one that was logged."""
         self._batches: SimpleQueue[tuple[Batch, Callable[[BatchResult], None]] | None]
         self._batches = SimpleQueue()
         self._thread = threading.Thread(target=self._work, name=f"sluice-{name}", daemon=True)
@@ -129,8 +194,9 @@ class Instance:
         try:
             result = self._run(requests, batch.rows, started_ns)
         except Exception as exc:  # the engine's own exceptions are foreign: translated here
-            if len(requests) == 1:
-                outcomes: list[tuple[Tensor, ...] | EngineError] = [self._as_error(exc)]
+            outcomes: list[tuple[Tensor, ...] | EngineError]
+            if len(requests) == 1 or isinstance(exc, DeviceFailed):
+                outcomes = [self._as_error(exc)] * len(requests)
             else:
                 outcomes = [self._run_alone(request) for request in requests]
             spent_ns = time.monotonic_ns() - started_ns
@@ -147,22 +213,9 @@ class Instance:
         return outcome
 
     def _as_error(self, exc: Exception) -> EngineError:
-        if isinstance(exc, EngineError):
-            return exc
-        self._log_failure(exc)
-        return InstanceFailed(model=self._model, version=self._version)
-
-    def _log_failure(self, exc: Exception) -> None:
-        """Log a failure with its trace; of a series one per LOG_EVERY_NS, with their number."""
-        self._unlogged += 1
-        now_ns = time.monotonic_ns()
-        if now_ns < self._next_log_ns:
-            return  # a trace costs more than most requests, and the next one says the same
-        extra: dict[str, object] = {"model": self._model, "version": self._version}
-        extra |= {"instance": self.name, "failures": self._unlogged}
-        logger.error("engine failed", exc_info=exc, extra=extra)
-        self._next_log_ns = now_ns + self._log_every_ns
-        self._unlogged = 0
+        if isinstance(exc, DeviceFailed):
+            self.failure = exc
+        return self._failures.as_error(exc)
 
     def _run(self, requests: Sequence[QueuedRequest], rows: int, started_ns: int) -> BatchResult:
         arrays = self._layout.lay(requests, rows)
@@ -171,6 +224,12 @@ class Instance:
         inferred_ns = time.monotonic_ns()
         outcomes = self._layout.cut(outputs, requests, rows)
         cut_ns = time.monotonic_ns() - inferred_ns
+        padded_rows = self._layout.run_rows(rows) - rows
         return BatchResult(
-            outcomes, started_ns, laid_ns - started_ns, inferred_ns - laid_ns, cut_ns
+            outcomes,
+            started_ns,
+            laid_ns - started_ns,
+            inferred_ns - laid_ns,
+            cut_ns,
+            padded_rows=padded_rows,
         )

@@ -38,10 +38,26 @@ class KnownModel:
         """Return the ready versions in ascending order."""
         return [self.versions[v] for v in ascending(self.versions) if self.versions[v].is_ready]
 
+    def why_none_is_ready(self) -> str:
+        """Say why, where there is no ready version; the highest one's reason, if one has any."""
+        if live := self.live():
+            return live[-1].reason
+        if self.reason:
+            return self.reason
+        why = "none of its versions is ready"
+        told = [
+            f"{why}; version {row.version}: {row.reason}" for row in self.rows("") if row.reason
+        ]
+        return told[-1] if told else why
+
+    def live(self) -> list[ServedVersion]:
+        """Return the versions that hold engines and are not being closed, in ascending order."""
+        return [self.versions[v] for v in ascending(self.versions) if self.versions[v].is_live]
+
     def surplus(self, keep: frozenset[str]) -> list[str]:
-        """Return the ready versions that neither the policy, nor a pin, nor `keep` wants."""
+        """Return the live versions that neither the policy, nor a pin, nor `keep` wants."""
         wanted = self.selected | self.pinned | keep
-        return [served.version for served in self.ready() if served.version not in wanted]
+        return [served.version for served in self.live() if served.version not in wanted]
 
     def rows(self, name: str) -> list[IndexEntry]:
         """Return the model's part of the index."""

@@ -8,14 +8,24 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Final
 
-from engines.base import BatchPolicy, Engine, EngineLoader, ModelMetadata, ModelSpec
-from engines.batcher import Batcher, BatchReport
+from engines.base import (
+    BatchPolicy,
+    Engine,
+    EngineLoader,
+    LanedEngine,
+    ModelMetadata,
+    ModelSpec,
+)
+from engines.batcher import Batcher
 from engines.errors import EngineError, ModelLoadError
-from engines.instance import Instance
+from engines.executed import BatchReport
+from engines.instance import Host, Instance
+from engines.laned import LanedInstance
+from engines.revival import revive
 from engines.served import ServedVersion, VersionState
 from engines.threads import Places, in_daemon_thread
 from engines.warmup import warm_up
@@ -54,12 +64,12 @@ class Loader:
         extra: dict[str, object] = {"model": served.model, "version": version}
         extra |= {"copy": label} if label else {}
         try:
+            maker = Maker(self._loaders, spec, version, label)
             async with self._places.one():
                 engines = await in_daemon_thread(
-                    f"sluice-load-{spec.name}/{version}",
-                    lambda: load_engines(self._loaders, spec, version),
+                    f"sluice-load-{spec.name}/{version}", maker.engines
                 )
-            batcher = make_batcher(spec, version, engines, label=label, on_batch=on_batch)
+            batcher = maker.batcher(engines, on_batch=on_batch)
         except Exception as exc:  # also when no thread can be had: nothing may stay LOADING
             error = exc if isinstance(exc, EngineError) else ModelLoadError(f"{version}: {exc!r}")
             served.move(VersionState.UNAVAILABLE, reason=str(error))
@@ -75,64 +85,120 @@ class Loader:
         return None
 
 
-def load_engines(
-    loaders: Mapping[str, EngineLoader], spec: ModelSpec, version: str
-) -> list[Engine]:
-    """Load and warm up every instance of a version. Blocking: runs on a loader thread.
+@dataclass(frozen=True, slots=True)
+class Maker:
+    """Makes the engines of one copy of a version, and the instances around them.
 
-    Raises:
-        EngineError: one of them does not come up; those before it are closed.
+    Args:
+        label: goes before the number in the instances' names, as threads and logs show them; not
+            empty for a private copy.
     """
-    loader = loaders.get(spec.backend)
-    if loader is None:
-        known = ", ".join(sorted(loaders))
-        raise ModelLoadError(f"backend {spec.backend!r} is not one of {known}")
-    path = spec.directory / version / spec.filename
-    if not path.exists():
-        raise ModelLoadError(f"{version}/{spec.filename} does not exist")
-    engines: list[Engine] = []
-    try:
-        for _ in range(spec.instances):
-            engines.append(loader(path, spec.engine))
-            warm_up(engines[-1], spec)
-    except BaseException as exc:
-        for engine in engines:
-            engine.close()
-        if isinstance(exc, EngineError) or not isinstance(exc, Exception):
+
+    loaders: Mapping[str, EngineLoader]
+    spec: ModelSpec
+    version: str
+    label: str = ""
+
+    def engines(self) -> list[Engine]:
+        """Load and warm up every instance. Blocking: runs on a loader thread.
+
+        Raises:
+            EngineError: one of them does not come up; those before it are closed.
+        """
+        made: list[Engine] = []
+        try:
+            made.extend(map(self.engine, range(self.spec.instances)))  # one by one: see below
+        except BaseException:
+            for engine in made:
+                engine.close()
             raise
-        raise ModelLoadError(f"{version}/{spec.filename} does not load: {exc!r}") from exc
-    return engines
+        return made
 
+    def engine(self, number: int, *, auto: str = "auto") -> Engine:
+        """Load and warm up the instance of a number; blocking. What does not warm up is closed.
 
-def make_batcher(
-    spec: ModelSpec,
-    version: str,
-    engines: Sequence[Engine],
-    *,
-    label: str,
-    on_batch: Callable[[BatchReport], None] | None,
-) -> Batcher:
-    """Give each engine its thread and all of them one queue; on the event loop.
+        Args:
+            auto: device of an instance whose configured device is auto.
 
-    `label` goes before the number in the instances' names, as threads and logs show them.
-    """
-    instances = [
-        Instance(
-            name=f"{spec.name}/{version}#{label}{number}",
-            model=spec.name,
-            version=version,
+        Raises:
+            EngineError: it does not come up.
+        """
+        spec = self.spec
+        loader = self.loaders.get(spec.backend)
+        if loader is None:
+            known = ", ".join(sorted(self.loaders))
+            raise ModelLoadError(f"backend {spec.backend!r} is not one of {known}")
+        path = spec.directory / self.version / spec.filename
+        if not path.exists():
+            raise ModelLoadError(f"{self.version}/{spec.filename} does not exist")
+        config, engine = spec.engine_of(number), None
+        if config.device == "auto":
+            config = replace(config, device=auto)
+        try:
+            engine = loader(path, config)
+            warm_up(engine, spec)
+        except BaseException as exc:
+            if engine is not None:
+                engine.close()
+            if isinstance(exc, EngineError) or not isinstance(exc, Exception):
+                raise
+            raise ModelLoadError(f"{self.version}/{spec.filename} does not load: {exc!r}") from exc
+        return engine
+
+    def host(self, number: int, engine: Engine) -> Host:
+        """Give an engine its thread, or a laned one its threads."""
+        name, model = self._name(number), self.spec.name
+        if isinstance(engine, LanedEngine):
+            return LanedInstance(name=name, model=model, version=self.version, engine=engine)
+        return Instance(
+            name=name,
+            model=model,
+            version=self.version,
             engine=engine,
-            may_run_inline=not label,  # a shadow's copy must never hold the event loop
+            may_run_inline=not self.label,  # a shadow's copy must never hold the event loop
         )
-        for number, engine in enumerate(engines)
-    ]
-    return Batcher(
-        model=spec.name,
-        version=version,
-        policy=batch_policy(spec, engines[0].metadata),
-        instances=instances,
-        on_batch=on_batch,
-    )
+
+    def batcher(
+        self, engines: Sequence[Engine], *, on_batch: Callable[[BatchReport], None] | None
+    ) -> Batcher:
+        """Give each engine its instance and all of them one queue; on the event loop."""
+        return Batcher(
+            model=self.spec.name,
+            version=self.version,
+            policy=batch_policy(self.spec, engines[0].metadata),
+            instances=[self.host(number, engine) for number, engine in enumerate(engines)],
+            on_batch=on_batch,
+            revive=self.revive,
+        )
+
+    def revive(self, lost: Host) -> Coroutine[None, None, Host]:
+        """Return the making of a new instance for one whose device failed."""
+        names = [self._name(number) for number in range(self.spec.instances)]
+        number = names.index(lost.name)
+        return revive(lost, lambda: self._again(number, lost.engine.metadata))
+
+    def _again(self, number: int, before: ModelMetadata) -> Host:
+        """Load an instance once more: on the device that it had, and only what it was.
+
+        The file may be another by now; whoever answers for the version says which one it loaded.
+        """
+        engine = self.engine(number, auto=before.device)
+        try:
+            if _identity(engine.metadata) != _identity(before):
+                raise ModelLoadError(f"{self.version}/{self.spec.filename} is not what was loaded")
+            return self.host(number, engine)
+        except BaseException:
+            engine.close()
+            raise
+
+    def _name(self, number: int) -> str:
+        return f"{self.spec.name}/{self.version}#{self.label}{number}"
+
+
+def _identity(metadata: ModelMetadata) -> tuple[object, ...]:
+    """Return what instances of one version have in common."""
+    rows = metadata.max_batch_size
+    return metadata.artifact_sha256, metadata.inputs, metadata.outputs, rows
 
 
 def batch_policy(spec: ModelSpec, metadata: ModelMetadata) -> BatchPolicy:

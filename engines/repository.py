@@ -7,8 +7,9 @@ States of a version, and the only moves between them:
 
     LOADING -> READY        loaded and warmed up over its batch sizes
     LOADING -> UNAVAILABLE  the file is broken, contradicts its declaration, or lacks its device
-    READY -> UNLOADING      an unload, a release, or a newer copy has taken over; nothing new is
-                            accepted
+    READY -> LOADING        the devices of all its instances failed: they are loaded again
+    READY, LOADING -> UNLOADING  an unload, a release, or a newer copy has taken over; nothing new
+                            is accepted
     UNLOADING -> UNAVAILABLE  its queue is empty and its engines are closed
     UNAVAILABLE -> LOADING  loaded again
 
@@ -38,8 +39,8 @@ from pathlib import Path
 from typing import Any, Final, TypeVar
 
 from engines.base import EngineLoader, ModelSpec
-from engines.batcher import BatchReport
 from engines.errors import EngineError, ModelLoadError, UnknownModel, VersionNotReady
+from engines.executed import BatchReport
 from engines.folders import ascending, has_version, model_names, version_names
 from engines.known import KnownModel
 from engines.loading import Loader
@@ -109,8 +110,7 @@ class Repository:
         """
         ready = self.ready_versions(model)
         if not ready:
-            why = self._models[model].reason or "none of its versions is ready"
-            raise VersionNotReady(model=model, why=why)
+            raise VersionNotReady(model=model, why=self._models[model].why_none_is_ready())
         return ready[-1]
 
     def ready_versions(self, model: str) -> list[ServedVersion]:
@@ -255,7 +255,7 @@ class Repository:
         async with known.changes:
             if self._is_closing:
                 return
-            before = known.ready()
+            before = known.live()
             try:
                 spec, found = await self._look(lambda: self._read_model(model))
             except ModelLoadError as exc:
@@ -272,7 +272,7 @@ class Repository:
             wanted += known.pinned.intersection(found)  # asked for meanwhile
             for version in known.versions.keys() - wanted:
                 gone = known.versions.pop(version)
-                if gone.is_ready:
+                if gone.is_live:
                     gone.retire("no longer in the repository")
         await asyncio.gather(*(served.drained() for served in before))
 
@@ -306,10 +306,10 @@ class Repository:
 
     async def _unload_model(self, known: KnownModel, reason: str) -> None:
         async with known.changes:
-            ready = known.ready()
-            for served in ready:
+            live = known.live()
+            for served in live:
                 served.retire(reason)
-        await asyncio.gather(*(served.drained() for served in ready))
+        await asyncio.gather(*(served.drained() for served in live))
 
     async def _release(
         self, known: KnownModel, model: str, keep: frozenset[str]
@@ -328,14 +328,14 @@ class Repository:
         """Load a version beside the copy that serves, and take over from it once ready."""
         served = ServedVersion(model=spec.name, version=version, spec=spec)
         old = known.versions.get(version)
-        if old is None or not old.is_ready:
+        if old is None or not old.is_live:
             known.versions[version] = served
         on_batch = self._on_batch
         report = None if on_batch is None else partial(on_batch, served)
         error = await self._loader.bring_up(served, on_batch=report)
         if error is None:
             known.versions[version] = served
-            if old is not None and old.is_ready:
+            if old is not None and old.is_live:
                 old.retire("replaced by a reload")
         elif old is not None:
             old.note_failed_reload(error)

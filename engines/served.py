@@ -28,8 +28,10 @@ class VersionState(Enum):
 
 
 _MOVES: Final[Mapping[VersionState, frozenset[VersionState]]] = {
-    VersionState.LOADING: frozenset({VersionState.READY, VersionState.UNAVAILABLE}),
-    VersionState.READY: frozenset({VersionState.UNLOADING}),
+    VersionState.LOADING: frozenset(
+        {VersionState.READY, VersionState.UNAVAILABLE, VersionState.UNLOADING}
+    ),
+    VersionState.READY: frozenset({VersionState.LOADING, VersionState.UNLOADING}),
     VersionState.UNLOADING: frozenset({VersionState.UNAVAILABLE}),
     VersionState.UNAVAILABLE: frozenset(),
 }
@@ -58,6 +60,16 @@ class ServedVersion:
     def is_ready(self) -> bool:
         """Whether requests are accepted."""
         return self.state is VersionState.READY
+
+    @property
+    def is_live(self) -> bool:
+        """Whether it is ready, or was and will be again: a copy that somebody must retire."""
+        return self.loaded is not None
+
+    @property
+    def loaded(self) -> Batcher | None:
+        """The batcher of a live version, also while it refuses requests; None of any other."""
+        return self._batcher if self._closing is None else None
 
     @property
     def is_closed(self) -> bool:
@@ -90,6 +102,12 @@ class ServedVersion:
         self.state, self.reason = state, reason
         if batcher is not None:
             self._batcher = batcher
+            batcher.on_trouble = self._note_trouble
+
+    def _note_trouble(self, why: str) -> None:
+        """Be not ready while the devices of all instances have failed, and ready again after."""
+        if self._closing is None:
+            self.move(VersionState.LOADING if why else VersionState.READY, reason=why)
 
     def note_failed_reload(self, error: EngineError) -> None:
         """Let the index tell why a version that goes on serving is not the newest copy."""
@@ -105,7 +123,7 @@ class ServedVersion:
             VersionNotReady: it never was ready.
         """
         if self._closing is None:
-            batcher = self.batcher
+            batcher = self._batcher or self.batcher  # which raises
             self.move(VersionState.UNLOADING, reason=reason)
             self._closing = asyncio.get_running_loop().create_task(self._close(batcher, reason))
 

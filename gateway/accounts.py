@@ -16,7 +16,7 @@ from typing import Final
 
 import numpy as np
 
-from engines.batcher import Executed, Execution
+from engines.executed import Executed, Execution
 from gateway.directory import Target
 from gateway.metrics import RequestMetrics
 from gateway.route_statistics import RouteStatistics

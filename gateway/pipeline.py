@@ -19,8 +19,9 @@ from functools import partial
 from typing import Final, Protocol
 
 from engines.batch_queue import QueuedRequest
-from engines.batcher import Batcher, Executed
+from engines.batcher import Batcher
 from engines.errors import Cancelled, InvalidInput
+from engines.executed import Executed
 from engines.tensors import Tensor
 from gateway import ids
 from gateway.accounts import Accounts

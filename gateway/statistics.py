@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from engines.batcher import Execution
+from engines.executed import Execution
 from gateway.books import Book
 
 

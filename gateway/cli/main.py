@@ -13,8 +13,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from gateway import __version__
+from gateway.cli import build as build_commands
+from gateway.cli import doctor as doctor_commands
 from gateway.cli import drift as drift_commands
 from gateway.cli import log as log_commands
+from gateway.cli import quantize as quantize_commands
 from gateway.cli import route as route_commands
 from gateway.cli import server as server_commands
 
@@ -51,6 +54,9 @@ def parser() -> argparse.ArgumentParser:
     log_commands.add_parser(commands)
     route_commands.add_parser(commands)
     drift_commands.add_parser(commands)
+    build_commands.add_parser(commands)
+    quantize_commands.add_parser(commands)
+    doctor_commands.add_parser(commands)
 
     demo = commands.add_parser("demo", help="train, serve and query a digit classifier")
     demo.set_defaults(run=server_commands.demo)

@@ -21,7 +21,7 @@ from typing import Any, Final
 
 import msgspec
 
-from engines.batcher import Execution
+from engines.executed import Execution
 from engines.tensors import Raw, Tensor
 from gateway.memo import Memo
 from gateway.prediction_log.capture.deferred import (

@@ -15,7 +15,7 @@ from typing import Any, Final
 import msgspec
 import numpy as np
 
-from engines.batcher import Execution
+from engines.executed import Execution
 from engines.tensors import BYTES, DATATYPES, Array, Tensor, decode_bytes, to_array
 
 CODEC_MSGPACK: Final = b"\x01"

@@ -31,7 +31,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final
 
-from engines.batcher import Executed
 from engines.errors import (
     Cancelled,
     DeadlineExpired,
@@ -40,6 +39,7 @@ from engines.errors import (
     QueueFull,
     VersionNotReady,
 )
+from engines.executed import Executed
 from engines.served import ServedVersion
 from gateway import ids
 from gateway.prediction_log.record import Origin, PredictionRecord

@@ -15,8 +15,8 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 
-from engines.batcher import Executed
 from engines.errors import EngineError
+from engines.executed import Executed
 from engines.served import ServedVersion
 from gateway.prediction_log.record_sink import RecordSink
 from gateway.shadowing.counts import Mirrored, ShadowStatistics

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from engines.batcher import Executed, Execution
+from engines.executed import Executed, Execution
 from gateway.accounts import MAX_TALLIES, SETTLE_EVERY, Accounts
 from gateway.directory import Target
 from gateway.errors import Code

@@ -17,7 +17,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engines.batcher import Execution
+from engines.executed import Execution
 from engines.tensors import BYTES, DATATYPES, Tensor, decode_bytes, encode_bytes
 from gateway.prediction_log import encoder as encoders
 from gateway.prediction_log.capture.policy import NamePolicy

@@ -12,7 +12,7 @@ from typing import cast
 import pytest
 
 from engines.base import BatchPolicy
-from engines.batcher import Executed
+from engines.executed import Executed
 from engines.tensors import Tensor
 from gateway.shadowing import Mirrored
 from tests.support.batching import rows_of, until

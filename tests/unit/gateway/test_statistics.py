@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 
-from engines.batcher import Execution
+from engines.executed import Execution
 from gateway.statistics import Duration, InferenceStatistics, StatisticsBook, Successes
 
 
