@@ -170,7 +170,7 @@ class InferenceService:
         document = self._catalog.config(request.name, request.version)
         answer = pb.ModelConfigResponse()
         answer.config.ParseFromString(document.wire)
-        return answer.SerializeToString()
+        return answer.SerializeToString(deterministic=True)  # maps have no order
 
     def _model_statistics(self, data: bytes) -> bytes:
         request = pb.ModelStatisticsRequest()

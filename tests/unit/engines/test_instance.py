@@ -162,13 +162,15 @@ def test_every_input_of_a_request_is_laid_by_its_position(workers: list[Worker])
 def test_the_engine_is_called_and_closed_in_the_one_thread_of_its_instance(
     workers: list[Worker],
 ) -> None:
+    others = set(threading.enumerate())  # of other tests, which may have the same name
     engine = RowSums()
     worker = host(workers, engine)
     for value in (1.0, 2.0):
         worker.run(make_request([value]))
     worker.instance.close()
     assert engine.threads == {"sluice-m/1#0"}
-    assert "sluice-m/1#0" not in {thread.name for thread in threading.enumerate()}
+    left = set(threading.enumerate()) - others
+    assert "sluice-m/1#0" not in {thread.name for thread in left}
 
 
 def test_closing_twice_is_harmless_and_ends_after_the_batch_under_way(

@@ -209,9 +209,11 @@ def test_an_instance_that_came_up_and_was_not_yet_handed_over_is_closed() -> Non
     workshop.may_load.clear()
 
     async def scenario() -> None:
+        others = set(threading.enumerate())
         task = start(workshop)
         await asyncio.to_thread(workshop.is_loading.wait, HANG_S)
-        (thread,) = (t for t in threading.enumerate() if t.name == "sluice-revive-m/1#0")
+        started = set(threading.enumerate()) - others
+        (thread,) = (t for t in started if t.name == "sluice-revive-m/1#0")
         workshop.may_load.set()
         thread.join(HANG_S)  # blocks the loop on purpose
         assert len(workshop.made) == 1
