@@ -7,26 +7,31 @@ Exit codes: 0 done, 1 it could not be done, 2 the command line or the configurat
 from __future__ import annotations
 
 import argparse
+import importlib
 import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Final
 
 from gateway import __version__
-from gateway.cli import build as build_commands
-from gateway.cli import doctor as doctor_commands
 from gateway.cli import drift as drift_commands
 from gateway.cli import log as log_commands
-from gateway.cli import quantize as quantize_commands
 from gateway.cli import route as route_commands
 from gateway.cli import server as server_commands
 
 DEFAULT_CONFIG = Path("sluice.toml")
+LATE: Final = {
+    "build": "build a plan of an ONNX file, ahead of serving",
+    "quantize": "make a quantised version of an ONNX model",
+    "doctor": "say what this machine can run, what is missing, and what to install",
+}
+"""Commands whose modules are imported only where they are named: no other waits for them."""
 
 
 def run(arguments: Sequence[str]) -> int:
     """Run one command; return its exit code."""
-    parsed = parser().parse_args(arguments)
+    parsed = parser(arguments).parse_args(arguments)
     try:
         code: int = parsed.run(parsed)
     except KeyboardInterrupt:
@@ -38,8 +43,8 @@ def run(arguments: Sequence[str]) -> int:
     return code
 
 
-def parser() -> argparse.ArgumentParser:
-    """Return the argument parser of every command."""
+def parser(arguments: Sequence[str] = tuple(LATE)) -> argparse.ArgumentParser:
+    """Return the argument parser of every command; of the late ones that these name, in full."""
     top = argparse.ArgumentParser(prog="sluice", description="A model-serving gateway.")
     top.add_argument("--version", action="version", version=f"sluice {__version__}")
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
@@ -54,9 +59,11 @@ def parser() -> argparse.ArgumentParser:
     log_commands.add_parser(commands)
     route_commands.add_parser(commands)
     drift_commands.add_parser(commands)
-    build_commands.add_parser(commands)
-    quantize_commands.add_parser(commands)
-    doctor_commands.add_parser(commands)
+    for name, help_text in LATE.items():
+        if name in arguments:
+            importlib.import_module(f"gateway.cli.{name}").add_parser(commands)
+        else:
+            commands.add_parser(name, help=help_text)
 
     demo = commands.add_parser("demo", help="train, serve and query a digit classifier")
     demo.set_defaults(run=server_commands.demo)

@@ -13,7 +13,7 @@ import pytest
 
 from gateway import __version__
 from gateway.cli import server as server_commands
-from gateway.cli.main import run
+from gateway.cli.main import LATE, parser, run
 from tests.support.gateway import free_port
 
 ROUTE = """
@@ -172,3 +172,7 @@ def test_a_redis_that_does_not_answer_is_exit_code_one_and_its_password_stays_se
 def test_a_url_that_is_none_is_exit_code_two(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["log", "tail", "--redis", "http://x"]) == 2
     assert capsys.readouterr().err.startswith("sluice: --redis: Redis URL must specify")
+
+
+def test_commands_that_are_imported_late_are_listed_as_they_list_themselves() -> None:
+    assert parser([]).format_help() == parser(list(LATE)).format_help()
